@@ -1,0 +1,106 @@
+"""Every size and setting, in frozen dataclasses, and the four presets. Nothing else holds defaults."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from apv_edu.errors import InputError
+
+PresetName = Literal["smoke", "laptop", "colab", "paper"]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a latent video model. The defaults are the laptop's."""
+
+    image_size: int = 64
+    """Height and width of a frame in pixels: 64 as in the paper, or 32."""
+    depth: int = 16
+    """Channels of the first encoder convolution; each further layer doubles them."""
+    deter: int = 256
+    """Width of the deterministic state h, the GRU's memory."""
+    hidden: int = 256
+    """Width of the hidden layers around the GRU."""
+    stoch: int = 16
+    """Number of categorical latent variables in the stochastic state s."""
+    classes: int = 16
+    """Classes of each categorical latent variable."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam as the official code runs it (see ``apv_edu.optimizer``)."""
+
+    learning_rate: float = 3e-4
+    eps: float = 1e-5
+    clip: float = 100.0
+    """Largest global gradient norm."""
+    weight_decay: float = 1e-6
+    """Decoupled, and not multiplied by the learning rate."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The action-free loss: image negative log-likelihood plus ``kl_scale`` times the balanced KL."""
+
+    kl_scale: float = 0.1
+    kl_balance: float = 0.8
+    """Share of the KL gradient that moves the prior towards the posterior."""
+    free_nats: float = 0.0
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run (method settings: official config ``metaworld_pretrain``)."""
+
+    model: ModelSize = field(default_factory=ModelSize)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 6000
+    """Gradient steps."""
+    batch_size: int = 16
+    """Sequences a step."""
+    sequence_length: int = 25
+    """Frames a sequence."""
+    log_every: int = 20
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    validation_videos: int = 64
+    """Held-out clips used at each validation."""
+    context: int = 5
+    """Frames shown before an open-loop prediction."""
+    horizon: int = 15
+    """Frames predicted after them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` is bf16 on a GPU that has it, else fp32."""
+
+
+PRETRAIN: dict[str, PretrainConfig] = {
+    "smoke": PretrainConfig(
+        model=ModelSize(depth=4, deter=32, hidden=32, stoch=4, classes=4),
+        steps=8,
+        batch_size=4,
+        sequence_length=10,
+        log_every=2,
+        validate_every=4,
+        checkpoint_every=4,
+        validation_videos=4,
+    ),
+    "laptop": PretrainConfig(),
+    "colab": PretrainConfig(
+        model=ModelSize(depth=32, deter=512, hidden=512, stoch=32, classes=32), steps=50_000
+    ),
+    "paper": PretrainConfig(
+        model=ModelSize(depth=48, deter=1024, hidden=1024, stoch=32, classes=32), steps=600_000
+    ),
+}
+
+
+def pretrain_config(preset: str, **changes: object) -> PretrainConfig:
+    """The pre-training settings of ``preset`` with some fields replaced.
+
+    Raises:
+        InputError: for an unknown preset.
+    """
+    if preset not in PRETRAIN:
+        raise InputError(f"Unknown preset {preset!r}: choose one of {', '.join(PRETRAIN)}.")
+    return replace(PRETRAIN[preset], **changes)
