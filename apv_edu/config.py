@@ -1,11 +1,18 @@
-"""Every size and setting, in frozen dataclasses, and the four presets. Nothing else holds defaults."""
+"""Every size and setting, in frozen dataclasses, and the four presets: the home of defaults."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from apv_edu.errors import InputError
 
 PresetName = Literal["smoke", "laptop", "colab", "paper"]
+
+
+def _check_counts(settings: Any) -> None:
+    for name in (f.name for f in fields(settings)):
+        value = getattr(settings, name)
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"{name}={value} is too small: give a whole number of at least 1.")
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,17 @@ class ModelSize:
     classes: int = 16
     """Classes of each categorical latent variable."""
 
+    def __post_init__(self):
+        _check_counts(self)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam as the official code runs it (see ``apv_edu.optimizer``)."""
+    """Adam as the official code runs it (see apv_edu.optimizer)."""
 
     learning_rate: float = 3e-4
     eps: float = 1e-5
+    """Added to the root of the second moment, outside the bias correction."""
     clip: float = 100.0
     """Largest global gradient norm."""
     weight_decay: float = 1e-6
@@ -40,12 +51,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The action-free loss: image negative log-likelihood plus ``kl_scale`` times the balanced KL."""
+    """The action-free loss: image negative log-likelihood plus kl_scale times the balanced KL."""
 
     kl_scale: float = 0.1
     kl_balance: float = 0.8
     """Share of the KL gradient that moves the prior towards the posterior."""
     free_nats: float = 0.0
+    """KL below which the KL has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,11 @@ class PretrainConfig:
     sequence_length: int = 25
     """Frames a sequence."""
     log_every: int = 20
+    """Steps between rows of training numbers."""
     validate_every: int = 500
+    """Steps between validations."""
     checkpoint_every: int = 500
+    """Steps between checkpoints: the most that a kill can cost."""
     validation_videos: int = 64
     """Held-out clips used at each validation."""
     context: int = 5
@@ -71,7 +86,10 @@ class PretrainConfig:
     horizon: int = 15
     """Frames predicted after them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` is bf16 on a GPU that has it, else fp32."""
+    """auto is bf16 on a GPU that has it, else fp32."""
+
+    def __post_init__(self):
+        _check_counts(self)
 
 
 PRETRAIN: dict[str, PretrainConfig] = {
@@ -95,11 +113,11 @@ PRETRAIN: dict[str, PretrainConfig] = {
 }
 
 
-def pretrain_config(preset: str, **changes: object) -> PretrainConfig:
+def pretrain_config(preset: str, **changes: Any) -> PretrainConfig:
     """The pre-training settings of ``preset`` with some fields replaced.
 
     Raises:
-        InputError: for an unknown preset.
+        InputError: for an unknown preset, or a count below 1.
     """
     if preset not in PRETRAIN:
         raise InputError(f"Unknown preset {preset!r}: choose one of {', '.join(PRETRAIN)}.")

@@ -1,0 +1,1 @@
+"""Measured speed: ``python -m apv_edu.bench pretrain`` or ``render``."""

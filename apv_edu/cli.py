@@ -1,0 +1,302 @@
+"""The command line: ``apv-edu collect | pack | pretrain | predict``."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from apv_edu.config import PRETRAIN, PresetName, PretrainConfig, pretrain_config
+from apv_edu.errors import InputError
+
+if TYPE_CHECKING:
+    from apv_edu.data.video import VideoDataset
+
+# Whatever imports torch or a simulator is imported by the command that needs it: --help is quick.
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record videos without actions from simulated worlds, several processes at a time.
+
+    Run it again to go on after an interruption: a video that is on disk is not made again.
+    """
+
+    env: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENV...")]
+    """Names or patterns: metaworld:lever-pull, "metaworld:*", dmc:walker-walk, tabletop:push."""
+    out: Path
+    """Folder for the videos (npz files)."""
+    videos: int
+    """Videos of each environment."""
+    exclude: tuple[str, ...] = ()
+    """Environments or patterns to leave out."""
+    seed: int = 0
+    """Of the whole collection."""
+    image_size: int = 64
+    """Height and width in pixels."""
+    action_repeat: int = 1
+    """Simulator steps an action is held."""
+    rendering: Literal["fast", "exact"] = "fast"
+    """fast leaves out shadows and reflections."""
+    behaviour: Literal["expert", "noisy-expert", "smooth-random"] = "expert"
+    """Who acts: the scripted expert (not in dmc), the same with noise, or smooth random motion."""
+    noise: float | None = None
+    """Standard deviation of Gaussian noise on every action; None is the behaviour's own."""
+    min_length: int = 30
+    """Success does not end a video before this many frames."""
+    max_length: int | None = None
+    """Most frames of a video; None is the environment's time limit."""
+    after_success: int | None = 20
+    """Steps recorded after the first success; None goes on to the end."""
+    workers: int = 2
+    """Processes."""
+
+    def run(self, command: str) -> None:
+        """Record."""
+        if not self.env:
+            raise InputError('No environment is named: name one, such as tabletop:push or "dmc:*".')
+        from apv_edu.data.collect import collect
+
+        done = collect(
+            self.env,
+            self.out,
+            videos=self.videos,
+            seed=self.seed,
+            image_size=self.image_size,
+            action_repeat=self.action_repeat,
+            rendering=self.rendering,
+            behaviour=self.behaviour,
+            noise=self.noise,
+            min_length=self.min_length,
+            max_length=self.max_length,
+            after_success=self.after_success,
+            exclude=self.exclude,
+            workers=self.workers,
+        )
+        print(f"{self.out}: {done.made} videos made, {done.present} were there before")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack videos of any form into one dataset that training reads at full speed.
+
+    Reads npz episodes, mp4, webm, avi, gif, and folders of image frames.
+    """
+
+    source: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SOURCE...")]
+    """Folders of videos."""
+    out: Path
+    """Folder for the dataset."""
+    image_size: int = 64
+    """Height and width to resize to, in pixels."""
+    stride: int = 1
+    """Keep every n-th frame."""
+    min_length: int = 25
+    """Shorter videos are left out, and named."""
+    validation_fraction: float = 0.1
+    """Share of the videos that is held out."""
+    seed: int = 0
+    """Of the split."""
+
+    def run(self, command: str) -> None:
+        """Pack."""
+        if not self.source:
+            raise InputError("No folder of videos is named: name at least one.")
+        from apv_edu.data.video import pack_videos
+
+        dataset = pack_videos(
+            self.source,
+            self.out,
+            image_size=self.image_size,
+            stride=self.stride,
+            min_length=self.min_length,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+        )
+        print(f"{self.out}: {len(dataset.videos)} videos, {len(dataset.frames)} frames")
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train the action-free video model on videos.
+
+    Stopped or killed, it goes on where it was: run the same command again.
+    """
+
+    data: Path
+    """A packed dataset, or a folder of videos (which is then packed under OUT/dataset)."""
+    out: Path
+    """Folder of the run: checkpoint, metrics.csv, tensorboard/, videos, model.safetensors."""
+    preset: PresetName = "laptop"
+    """Sizes and settings to start from; the options below change single ones."""
+    seed: int = 0
+    """Of the first weights, batches, noise and validation."""
+    initial: Path | None = None
+    """Start from the weights of this model.safetensors."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda."""
+    threads: int | None = None
+    """CPU threads of torch."""
+    progress: bool = True
+    """Show a bar with the time left."""
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainConfig
+    )
+
+    def run(self, command: str) -> None:
+        """Train."""
+        from apv_edu.pretrain import MODEL, pretrain
+
+        pretrain(
+            open_or_pack(self.data, self.out / "dataset", self.config, self.progress),
+            self.config,
+            self.out,
+            seed=self.seed,
+            progress=self.progress,
+            initial=self.initial,
+            device=self.device,
+            threads=self.threads,
+            command=command,
+        )
+        print(self.out / MODEL)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict held-out clips open-loop and tabulate the errors beside two baselines."""
+
+    model: str
+    """A model.safetensors, or the name of a shipped model."""
+    data: Path
+    """A packed dataset."""
+    out: Path
+    """The table, a CSV."""
+    video: Path | None = None
+    """Also write truth, prediction and error as mp4."""
+    split: Literal["validation", "train"] = "validation"
+    """Which videos the clips come from."""
+    clips: int = 100
+    """Clips, spread evenly over the videos."""
+    context: int = 5
+    """Frames shown."""
+    horizon: int = 15
+    """Frames predicted."""
+    seed: int = 0
+    """Of the choice of clips and the model's noise."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda."""
+
+    def run(self, command: str) -> None:
+        """Predict."""
+        from apv_edu import metrics
+        from apv_edu.assets import asset_path
+        from apv_edu.checkpoint import load_video_model
+        from apv_edu.data.video import VideoDataset
+        from apv_edu.files import write_atomically
+        from apv_edu.logger import encode_mp4
+        from apv_edu.pretrain import choose_device
+
+        path = Path(self.model)
+        if not path.exists() and path.parent == Path():
+            path = asset_path(self.model)
+        model = load_video_model(path).to(choose_device(self.device))
+        dataset = VideoDataset.open(self.data)
+        if dataset.image_size != (size := model.size.image_size):
+            raise InputError(
+                f"{self.data} holds frames of {dataset.image_size} pixels, not the {size} that "
+                f"{self.model} predicts: pack the videos with --image-size {size}."
+            )
+        clips = dataset.clips(self.clips, self.context + self.horizon, self.split, seed=self.seed)
+        rows = metrics.open_loop_table(
+            model, clips, context=self.context, horizon=self.horizon, seed=self.seed
+        )
+        metrics.write_rows(self.out, rows)
+        for method, means in metrics.summary(rows).items():
+            print(f"{method:16}", "  ".join(f"{name} {value:.5g}" for name, value in means.items()))
+        if self.video is not None:
+            some = clips[:: max(1, len(clips) // 8)][:8]
+            context, truth = metrics.split_clips(some, self.context, self.horizon)
+            prediction = metrics.predict_clips(model, context, self.horizon, seed=self.seed)
+            grid = metrics.prediction_grid(context, truth, prediction)
+            write_atomically(self.video, encode_mp4(grid))
+        print(self.out)
+
+
+COMMANDS = {"collect": Collect, "pack": Pack, "pretrain": Pretrain, "predict": Predict}
+
+
+def open_or_pack(
+    data: Path, packed: Path, config: PretrainConfig, progress: bool = True
+) -> "VideoDataset":
+    """The packed dataset at ``data``, or that of the videos in ``data``, packed once at ``packed``.
+
+    Raises:
+        InputError: when ``data`` holds neither.
+    """
+    from apv_edu.data.video import VideoDataset, pack_videos
+
+    if (data / "manifest.json").exists():
+        return VideoDataset.open(data)
+    return pack_videos(
+        data,
+        packed,
+        image_size=config.model.image_size,
+        min_length=max(config.sequence_length, config.context + config.horizon),
+        progress=progress,
+    )
+
+
+def parse(arguments: Sequence[str]) -> Collect | Pack | Pretrain | Predict:
+    """The command that the arguments describe, with the defaults of the ``--preset`` they name.
+
+    Raises:
+        InputError: for an unknown preset.
+        SystemExit: by tyro, for ``--help`` and for arguments that do not parse.
+    """
+    missing = tyro.MISSING
+    defaults = {
+        "collect": Collect(env=missing, out=missing, videos=missing),
+        "pack": Pack(source=missing, out=missing),
+        "pretrain": Pretrain(data=missing, out=missing, config=pretrain_config(_preset(arguments))),
+        "predict": Predict(model=missing, data=missing, out=missing),
+    }
+    summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
+    commands = tyro.extras.subcommand_type_from_defaults(defaults, summaries)
+    return tyro.cli(
+        commands,
+        prog="apv-edu",
+        description="Learn world models from videos; every command has its own --help.",
+        args=list(arguments),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        parse(arguments).run(shlex.join(["apv-edu", *arguments]))
+    except InputError as error:
+        print(f"apv-edu: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = shlex.join(["apv-edu", *arguments])
+        print(f"\nInterrupted. To go on from the last checkpoint: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The value of ``--preset``, which decides the defaults of the other options."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--preset" and following in PRETRAIN:
+            return following
+        if argument.startswith("--preset="):
+            return argument.partition("=")[2]
+    return "laptop"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Every task of the DeepMind Control Suite, seen through a camera."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from jaxtyping import Float32, UInt8
+
+from apv_edu.envs.rendering import Quality, Renderer
+
+_NAMES = """acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance
+    cartpole-balance_sparse cartpole-swingup cartpole-swingup_sparse cartpole-two_poles
+    cartpole-three_poles cheetah-run dog-stand dog-walk dog-trot dog-run dog-fetch finger-spin
+    finger-turn_easy finger-turn_hard fish-upright fish-swim hopper-stand hopper-hop humanoid-stand
+    humanoid-walk humanoid-run humanoid-run_pure_state humanoid_CMU-stand humanoid_CMU-walk
+    humanoid_CMU-run lqr-lqr_2_1 lqr-lqr_6_2 manipulator-bring_ball manipulator-bring_peg
+    manipulator-insert_ball manipulator-insert_peg pendulum-swingup point_mass-easy point_mass-hard
+    quadruped-walk quadruped-run quadruped-escape quadruped-fetch reacher-easy reacher-hard
+    stacker-stack_2 stacker-stack_4 swimmer-swimmer6 swimmer-swimmer15 walker-stand walker-walk
+    walker-run"""
+TASKS = tuple(_NAMES.split())
+_MODEL_SEED = 0
+"""Of the few worlds with random parts (the springs of lqr): a task is the same world every time."""
+
+
+class DMC(gymnasium.Env):
+    """One task of the suite, ``domain-task``: the observation is a frame.
+
+    Actions are scaled from [-1, 1] to the actuators' ranges. An episode terminates only where the
+    task itself says so (lqr); ``make_env`` sets the time limit. ``info["success"]`` is always
+    False: the suite knows rewards only.
+
+    Args:
+        task: a name of ``TASKS``.
+        image_size: height and width of a frame in pixels.
+        camera: a camera's name or number; by default the official one, 2 for the quadruped, else 0
+            (apv_finetuning/common/envs.py, class DMC).
+        rendering: ``exact`` or ``fast`` (see ``Renderer``).
+        seed: of the initial states, until ``reset`` is given another.
+
+    Raises:
+        InputError: for an unknown camera or rendering, or without OpenGL.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 64,
+        camera: str | int | None = None,
+        rendering: Quality = "fast",
+        seed: int | None = None,
+    ):
+        from dm_control import suite
+
+        self.task = task
+        self.render_mode = "rgb_array"
+        domain, name = task.split("-")
+        settings = {"random": np.random.RandomState(_MODEL_SEED), "time_limit": np.inf}
+        self._world: Any = suite.load(domain, name, task_kwargs=settings)
+        physics = self._world.physics
+        # quadruped-escape would otherwise make dm_control's own OpenGL context at each reset.
+        physics._make_rendering_contexts = lambda: None
+        bounds = self._world.action_spec()
+        finite = np.isfinite(bounds.minimum) & np.isfinite(bounds.maximum)
+        self._low = np.where(finite, bounds.minimum, -1.0)
+        self._high = np.where(finite, bounds.maximum, 1.0)
+        frames_per_second = round(1 / self._world.control_timestep())
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": frames_per_second}
+        self.observation_space = gymnasium.spaces.Dict(
+            image=gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        )
+        self.action_space = gymnasium.spaces.Box(-1, 1, bounds.shape, np.float32)
+        if camera is None:
+            camera = 2 if domain == "quadruped" else 0
+        self._renderer = Renderer(physics.model.ptr, image_size, camera, rendering)
+        if seed is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(seed)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode from a state drawn from ``seed`` if given, else from the stream."""
+        super().reset(seed=seed, options=options)
+        self._world.task.random.seed(self.np_random.integers(2**32, dtype=np.uint32))
+        self._world.reset()
+        self._renderer.upload_terrain()
+        return self.observe(), {"success": False}
+
+    def simulate(
+        self, action: Float32[np.ndarray, "actions"]
+    ) -> tuple[float, bool, bool, dict[str, Any]]:
+        """Advance by one control step without drawing: reward, terminated, truncated, info."""
+        share = (np.clip(action, -1, 1).astype(np.float64) + 1) / 2
+        step = self._world.step(self._low + share * (self._high - self._low))
+        terminated = bool(step.last() and step.discount == 0)
+        return float(step.reward), terminated, False, {"success": False}
+
+    def step(
+        self, action: Float32[np.ndarray, "actions"]
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Advance by one control step and draw."""
+        reward, terminated, truncated, info = self.simulate(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def observe(self) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
+        """The present observation."""
+        return {"image": self.render()}
+
+    def render(self) -> UInt8[np.ndarray, "size size 3"]:
+        """Draw the present frame."""
+        return self._renderer.render(self._world.physics.data.ptr)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()
+        self._world.close()

@@ -1,0 +1,45 @@
+"""Files written whole or not at all, so that no kill and no full disk leaves half of one."""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from apv_edu.errors import InputError
+
+
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all: whoever reads sees the old file or the new.
+
+    Raises:
+        InputError: when the disk is full or the folder cannot be written; the old file stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = " (the previous file is kept)" if path.exists() else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"No space left to write {path}{kept}: free at least {len(data) / 1e6:.1f} MB "
+                "on its disk and run the same command again."
+            ) from error
+        raise InputError(
+            f"Cannot write {path}{kept}: {error.strerror or error}; "
+            "choose a folder that you may write to."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path | str) -> None:
+    """Delete the temporary files that a killed process left behind in ``folder``."""
+    for leftover in Path(folder).glob(".*.part"):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""Adam as the official TensorFlow code runs it, which is not quite ``torch.optim.AdamW``."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from apv_edu.config import OptimizerConfig
+
+BETA1, BETA2 = 0.9, 0.999
+
+
+class DecoupledAdam:
+    """Adam after global-norm clipping, with weight decay outside the learning rate.
+
+    One step: (1) gradients are scaled down so that their joint norm is at most ``clip``;
+    (2) every parameter is multiplied by 1 - ``weight_decay``, also while the learning rate is 0;
+    (3) p -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps). In PyTorch's Adam the bias
+    correction reaches inside: its eps counts for less at first.
+
+    Source: official file ``common/tfutils.py``, class ``Optimizer``; Keras 2.6 ``Adam``.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
+        self.params = list(params)
+        self.config = config
+        self.steps = 0
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, learning_rate: float | None = None) -> Tensor:
+        """Update every parameter and return the gradient norm before clipping (a scalar).
+
+        Parameters without a gradient count as having a zero gradient. ``learning_rate``
+        replaces the configured one for this step.
+        """
+        lr = self.config.learning_rate if learning_rate is None else learning_rate
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        grads = torch._foreach_mul(grads, self.config.clip / norm.clamp_min(self.config.clip))
+        torch._foreach_mul_(self.params, 1 - self.config.weight_decay)
+        self.steps += 1
+        torch._foreach_lerp_(self.m, grads, 1 - BETA1)
+        torch._foreach_mul_(self.v, BETA2)
+        torch._foreach_addcmul_(self.v, grads, grads, 1 - BETA2)
+        scale = lr * math.sqrt(1 - BETA2**self.steps) / (1 - BETA1**self.steps)
+        denominator = torch._foreach_sqrt(self.v)
+        torch._foreach_add_(denominator, self.config.eps)
+        torch._foreach_addcdiv_(self.params, self.m, denominator, -scale)
+        return norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The step count and both moments as named tensors (shared, not copied)."""
+        state = {"steps": torch.tensor(self.steps)}
+        for name, moments in (("m", self.m), ("v", self.v)):
+            state |= {f"{name}.{index}": moment for index, moment in enumerate(moments)}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where ``state_dict`` was taken."""
+        self.steps = int(state["steps"])
+        for name, moments in (("m", self.m), ("v", self.v)):
+            for index, moment in enumerate(moments):
+                moment.copy_(state[f"{name}.{index}"])

@@ -1,0 +1,272 @@
+"""Build the book: execute the notebooks, stage the pages, render them, all without a network.
+
+    python book/build.py --preset laptop --out _build
+
+What is under ``--out`` afterwards:
+
+    cache/           executed notebooks, kept until what they depend on changes
+    source/          the pages as Sphinx read them, with executed notebooks
+    html/            the book; html/index.html opens it
+    run_times.json   how long each notebook took
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from apv_edu.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = ("smoke", "laptop", "colab", "paper")
+
+
+class BuildError(RuntimeError):
+    """The book could not be built; the message says which step, why, and what helps."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One executed notebook."""
+
+    name: str
+    title: str
+    preset: str
+    seed: int
+    seconds: float
+    """Wall time of the execution, kernel start included."""
+    cores: int
+    python: str
+
+
+def chapters(root: Path) -> list[Path]:
+    """The notebooks of the table of contents, in order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    pages = [page["file"] for part in toc["parts"] for page in part["chapters"]]
+    found = [root / f"{page}.ipynb" for page in pages if page.startswith("notebooks/")]
+    for path in found:
+        if not path.is_file():
+            raise BuildError(f"_toc.yml names {path}, which does not exist: add it or its line.")
+    return found
+
+
+def fingerprint(root: Path, notebook: Path, preset: str, seed: int) -> str:
+    """A checksum of all that a notebook's outputs depend on."""
+    files = [path for path in (root / "apv_edu").rglob("*") if path.suffix in _SOURCES]
+    files += [path for path in (root / "assets").rglob("*") if path.is_file()]
+    files += [root / "requirements.txt", root / "pyproject.toml", notebook]
+    digest = hashlib.sha256(f"{preset} {seed} {sys.version} {_cores()}".encode())
+    for path in sorted(set(files)):
+        if path.is_file():
+            digest.update(f"\0{path.relative_to(root)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+_SOURCES = {".py", ".js", ".css", ".json", ".html"}
+
+
+def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path = ROOT) -> Path:
+    """Run ``notebook`` in a fresh kernel and an empty folder; return the executed copy.
+
+    A copy made earlier from the same inputs is used again. Beside it lies a JSON file with its Run.
+
+    Raises:
+        BuildError: if a cell fails.
+    """
+    key = fingerprint(root, notebook, preset, seed)
+    done = cache / f"{notebook.stem}.{preset}.{seed}.{key}.ipynb"
+    if done.is_file() and done.with_suffix(".json").is_file():
+        seconds = json.loads(done.with_suffix(".json").read_text("utf-8"))["seconds"]
+        print(f"  {notebook.stem}: unchanged, ran {_duration(seconds)}", flush=True)
+        return done
+    cache.mkdir(parents=True, exist_ok=True)
+    print(f"  {notebook.stem}: running at preset {preset} ...", end=" ", flush=True)
+    with tempfile.TemporaryDirectory(prefix="apv-book-") as folder:
+        work = Path(folder, "work")
+        work.mkdir()
+        copy = Path(folder, notebook.name)
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "papermill", str(notebook), str(copy), "--cwd", str(work)]
+        command += ["-k", "python3", "-p", "PRESET", preset, "-p", "SEED", str(seed)]
+        result = subprocess.run(
+            [*command, "--no-progress-bar", "--log-level", "ERROR"],
+            env={**os.environ, "APV_STATIC": "1", "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.perf_counter() - start
+        if result.returncode:
+            tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-25:])
+            raise BuildError(f"{notebook.name} failed at preset {preset}; its last words:\n{tail}")
+        page = _tidy(nbformat.read(copy, as_version=4))
+        run = Run(
+            name=notebook.stem,
+            title=_title(page, notebook.stem),
+            preset=preset,
+            seed=seed,
+            seconds=round(seconds, 1),
+            cores=_cores(),
+            python=sys.version.split()[0],
+        )
+        for old in cache.glob(f"{notebook.stem}.{preset}.{seed}.*"):
+            old.unlink(missing_ok=True)
+        _write(done.with_suffix(".json"), json.dumps(asdict(run), indent=2) + "\n")
+        _write(done, nbformat.writes(page))
+    print(_duration(seconds), flush=True)
+    return done
+
+
+def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
+    """Copy the pages and the executed notebooks to ``source`` and write the run times there."""
+    shutil.rmtree(source, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.py", ".ipynb_checkpoints")
+    shutil.copytree(root / "book", source / "book", ignore=ignored)
+    shutil.copy(root / "_config.yml", source)
+    shutil.copy(root / "_toc.yml", source)
+    (source / "notebooks").mkdir()
+    runs = [Run(**json.loads(path.with_suffix(".json").read_text("utf-8"))) for path in executed]
+    for run, path in zip(runs, executed, strict=True):
+        page = nbformat.read(path, as_version=4)
+        words = f"*This page ran in {_duration(run.seconds)} at the preset `{run.preset}`"
+        label = nbformat.v4.new_markdown_cell(f"{words} on {_plural(run.cores, 'core')}.*")
+        page.cells.insert(1, label)
+        nbformat.write(page, source / "notebooks" / f"{run.name}.ipynb")
+    _write(source / "book" / "run_times.md", _table(runs))
+    return runs
+
+
+def render(source: Path, html: Path) -> None:
+    """Render the staged pages; the old book is replaced only by one without a warning.
+
+    Raises:
+        BuildError: if Sphinx reports a warning or an error.
+    """
+    work = html.with_name("render")
+    shutil.rmtree(work, ignore_errors=True)
+    script = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "build", str(source), "--path-output", str(work)]
+    command += ["--all", "-n", "-W", "--keep-going"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise BuildError(f"Jupyter Book stopped:\n{_complaints(result.stdout + result.stderr)}")
+    old = html.with_name("html.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if html.exists():
+        html.rename(old)
+    (work / "_build" / "html").rename(html)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def build(
+    *,
+    preset: str = "laptop",
+    seed: int = 0,
+    out: Path,
+    cache: Path | None = None,
+    root: Path = ROOT,
+) -> Path:
+    """Execute, stage and render; return the path of the book's index.html.
+
+    Raises:
+        BuildError: naming the step that failed.
+    """
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    print(f"Notebooks, preset {preset}:", flush=True)
+    executed = [
+        execute(path, preset=preset, seed=seed, cache=cache or out / "cache", root=root)
+        for path in chapters(root)
+    ]
+    runs = stage(root, out / "source", executed)
+    _write(out / "run_times.json", json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+    print("Pages: rendering ...", end=" ", flush=True)
+    begin = time.perf_counter()
+    render(out / "source", out / "html")
+    print(_duration(time.perf_counter() - begin), flush=True)
+    print(f"The book took {_duration(time.perf_counter() - start)}. Open this file in a browser:")
+    return out / "html" / "index.html"
+
+
+def _tidy(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop papermill's notes (paths and times of this machine) and hide its own cell."""
+    page.metadata.pop("papermill", None)
+    for cell in page.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = ["injected-parameters", "remove-cell"]
+    return page
+
+
+def _title(page: nbformat.NotebookNode, otherwise: str) -> str:
+    lines = (line for cell in page.cells for line in cell.source.splitlines())
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), otherwise)
+
+
+def _table(runs: list[Run]) -> str:
+    """The run times as a Markdown table, for the set-up page."""
+    lines = ["| chapter | preset | run time |", "| --- | --- | --- |"]
+    for run in runs:
+        link = f"[{run.title}](../notebooks/{run.name}.ipynb)"
+        lines.append(f"| {link} | `{run.preset}` | {_duration(run.seconds)} |")
+    machine = (
+        f"{_plural(runs[0].cores, 'core')}, Python {runs[0].python}" if runs else "no chapters"
+    )
+    return "\n".join(
+        [*lines, "", f"Measured when this copy of the book was built ({machine}).", ""]
+    )
+
+
+def _complaints(output: str) -> str:
+    """The lines of Sphinx's output that say what is wrong, else its end."""
+    lines = output.strip().splitlines()
+    loud = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error" in line]
+    return "\n".join(loud or lines[-25:])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the book.")
+    parser.add_argument("--preset", choices=PRESETS, default="laptop", help="size of every run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every run")
+    parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder for the result")
+    arguments = parser.parse_args()
+    try:
+        print(build(preset=arguments.preset, seed=arguments.seed, out=arguments.out))
+    except BuildError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The one door to the golden arrays, and the rule by which ours are compared with them."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apv_edu.config import ModelSize
+from apv_edu.official import load_official
+from apv_edu.video_model import ActionFreeVideoModel
+
+Arrays = Mapping[str, np.ndarray]
+
+TOLERANCE = 1e-4
+"""Largest difference between two float32 runs, as a share of the array's largest entry."""
+ROUNDING = 1e-5
+"""Largest error that float32 arithmetic may leave, as a share of its largest intermediate term."""
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """``golden("pretrain")``: the arrays of one file of the set in use, by name."""
+    folder = Path(os.environ.get("APV_GOLDEN_DIR", Path(__file__).parent))
+    cache: dict[str, dict[str, np.ndarray]] = {}
+
+    def arrays(name: str) -> dict[str, np.ndarray]:
+        if name not in cache:
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+                cache[name] = dict(file)
+        return cache[name]
+
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def variables(golden) -> dict[str, np.ndarray]:
+    """The action-free model's official variables, named as in official pre-training."""
+    return {name.replace("af_rssm/", "rssm/"): array for name, array in golden("variables").items()}
+
+
+@pytest.fixture(scope="session")
+def official_model(golden, variables) -> Callable[[torch.dtype], ActionFreeVideoModel]:
+    """A fresh model with the official weights, in the precision asked for."""
+    reference = golden("pretrain")
+    stoch, classes = reference["post_logit"].shape[-2:]
+    size = ModelSize(
+        image_size=golden("inputs")["image1"].shape[-2],
+        depth=variables["encoder/conv0/kernel"].shape[-1],
+        deter=reference["post_deter"].shape[-1],
+        hidden=variables["rssm/img_in/kernel"].shape[-1],
+        stoch=stoch,
+        classes=classes,
+    )
+
+    def build(dtype: torch.dtype) -> ActionFreeVideoModel:
+        model = ActionFreeVideoModel(size)
+        load_official(model, variables)
+        return model.to(dtype)
+
+    return build
+
+
+def excess(
+    reference: np.ndarray, ours: np.ndarray, exact: np.ndarray, terms: np.ndarray | None
+) -> float:
+    """How far ``ours`` is from ``reference``, as a multiple of what is allowed.
+
+    Allowed is ``TOLERANCE`` of the largest entry. It is twice the reference's own error where our
+    float64 run (``exact``) shows that error to be larger, but only if mere rounding explains it:
+    ``terms`` are the numbers whose near cancellation left ``reference``.
+    """
+    reference, ours, exact = (np.asarray(a, np.float64) for a in (reference, ours, exact))
+    assert reference.shape == ours.shape == exact.shape
+    allowed = TOLERANCE * np.abs(reference).max()
+    own_error = np.abs(reference - exact).max()
+    if terms is not None and allowed < own_error <= ROUNDING * np.abs(terms).max():
+        allowed = 2 * own_error
+    difference = np.abs(ours - reference).max()
+    return float(difference / allowed) if allowed else float(difference > 0)
+
+
+@pytest.fixture(scope="session")
+def assert_parity() -> Callable[..., None]:
+    """Assert that every reference array is met; ``ours`` and ``exact`` hold them by name."""
+
+    def check(reference: Arrays, ours: Arrays, exact: Arrays, terms: Arrays | None = None) -> None:
+        assert reference, "no array to compare"
+        wrong = {}
+        for name, array in reference.items():
+            ratio = excess(array, ours[name], exact[name], None if terms is None else terms[name])
+            if not ratio <= 1:
+                wrong[name] = f"{ratio:.3g} times the allowed difference"
+        assert not wrong
+
+    return check
