@@ -1,4 +1,4 @@
-"""The command line: ``apv-edu collect | pack | pretrain | predict``."""
+"""The command line: ``apv-edu collect | pack | pretrain | predict | export``."""
 
 import shlex
 import sys
@@ -195,9 +195,9 @@ class Predict:
         from apv_edu.assets import asset_path
         from apv_edu.checkpoint import load_video_model
         from apv_edu.data.video import VideoDataset
+        from apv_edu.device import choose_device
         from apv_edu.files import write_atomically
         from apv_edu.logger import encode_mp4
-        from apv_edu.pretrain import choose_device
 
         path = Path(self.model)
         if not path.exists() and path.parent == Path():
@@ -225,7 +225,33 @@ class Predict:
         print(self.out)
 
 
-COMMANDS = {"collect": Collect, "pack": Pack, "pretrain": Pretrain, "predict": Predict}
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model at half precision, to ship it: half the bytes, the same story."""
+
+    model: Path
+    """A model.safetensors."""
+    out: Path
+    """The smaller file."""
+
+    def run(self, command: str) -> None:
+        """Convert."""
+        import torch
+
+        from apv_edu.checkpoint import load, load_video_model, save_video_model
+
+        save_video_model(self.out, load_video_model(self.model), load(self.model)[1], torch.float16)
+        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB")
+
+
+Command = Collect | Pack | Pretrain | Predict | Export
+COMMANDS: dict[str, type[Command]] = {
+    "collect": Collect,
+    "pack": Pack,
+    "pretrain": Pretrain,
+    "predict": Predict,
+    "export": Export,
+}
 
 
 def open_or_pack(
@@ -249,7 +275,7 @@ def open_or_pack(
     )
 
 
-def parse(arguments: Sequence[str]) -> Collect | Pack | Pretrain | Predict:
+def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments describe, with the defaults of the ``--preset`` they name.
 
     Raises:
@@ -262,6 +288,7 @@ def parse(arguments: Sequence[str]) -> Collect | Pack | Pretrain | Predict:
         "pack": Pack(source=missing, out=missing),
         "pretrain": Pretrain(data=missing, out=missing, config=pretrain_config(_preset(arguments))),
         "predict": Predict(model=missing, data=missing, out=missing),
+        "export": Export(model=missing, out=missing),
     }
     summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
     commands = tyro.extras.subcommand_type_from_defaults(defaults, summaries)

@@ -41,6 +41,7 @@ class OptimizerConfig:
     """Adam as the official code runs it (see apv_edu.optimizer)."""
 
     learning_rate: float = 3e-4
+    """Size of a step."""
     eps: float = 1e-5
     """Added to the root of the second moment, outside the bias correction."""
     clip: float = 100.0
@@ -54,6 +55,7 @@ class LossConfig:
     """The action-free loss: image negative log-likelihood plus kl_scale times the balanced KL."""
 
     kl_scale: float = 0.1
+    """Weight of the KL beside the image's likelihood."""
     kl_balance: float = 0.8
     """Share of the KL gradient that moves the prior towards the posterior."""
     free_nats: float = 0.0
@@ -103,7 +105,8 @@ PRETRAIN: dict[str, PretrainConfig] = {
         checkpoint_every=4,
         validation_videos=4,
     ),
-    "laptop": PretrainConfig(),
+    # Ten times fewer steps than a long run ask for a higher learning rate than the paper's.
+    "laptop": PretrainConfig(optimizer=OptimizerConfig(learning_rate=1e-3)),
     "colab": PretrainConfig(
         model=ModelSize(depth=32, deter=512, hidden=512, stoch=32, classes=32), steps=50_000
     ),

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apv_edu.errors import InputError
@@ -16,27 +17,38 @@ def write_atomically(path: Path | str, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Around code that writes to ``path``: a disk that refuses becomes an ``InputError``.
+
+    Raises:
+        InputError: when the disk is full or the path cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
-        kept = " (the previous file is kept)" if path.exists() else ""
+        kept = " (what was there before is kept)" if path.exists() else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"No space left to write {path}{kept}: free at least {len(data) / 1e6:.1f} MB "
-                "on its disk and run the same command again."
+                f"No space left to write {path}{kept}: free some on its disk and run again."
             ) from error
         raise InputError(
             f"Cannot write {path}{kept}: {error.strerror or error}; "
             "choose a folder that you may write to."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path | str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from apv_edu.files import write_atomically
+from apv_edu.files import disk_errors, write_atomically
 
 
 class Logger(Protocol):
@@ -66,8 +66,9 @@ class CSVLogger:
             self.resume(0)
         assert self.file is not None
         rows = [(step, name, repr(float(value))) for name, value in values.items()]
-        csv.writer(self.file, lineterminator="\n").writerows(rows)
-        self.file.flush()
+        with disk_errors(self.path):
+            csv.writer(self.file, lineterminator="\n").writerows(rows)
+            self.file.flush()
 
     def video(self, step: int, name: str, frames: UInt8[np.ndarray, "time height width 3"]) -> None:
         """Write ``<name>_<step>.mp4`` beside the CSV."""
@@ -77,8 +78,9 @@ class CSVLogger:
     def close(self) -> None:
         """Close the file."""
         if self.file is not None:
-            self.file.close()
-            self.file = None
+            file, self.file = self.file, None
+            with disk_errors(self.path):
+                file.close()
 
 
 class TensorBoardLogger:
@@ -97,15 +99,17 @@ class TensorBoardLogger:
             for old in self.folder.glob("events.out.tfevents.*"):
                 old.unlink()
         purge = step + 1 if step else None
-        self.writer = SummaryWriter(str(self.folder), purge_step=purge)
+        with disk_errors(self.folder):
+            self.writer = SummaryWriter(str(self.folder), purge_step=purge)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         if self.writer is None:
             self.resume(0)
         assert self.writer is not None
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with disk_errors(self.folder):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def video(self, step: int, name: str, frames: UInt8[np.ndarray, "time height width 3"]) -> None:
         """Show the video among TensorBoard's images."""
@@ -124,14 +128,16 @@ class TensorBoardLogger:
             encoded_image_string=encode_gif(frames, self.fps),
         )
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self.writer._get_file_writer().add_summary(summary, step)
-        self.writer.flush()
+        with disk_errors(self.folder):
+            self.writer._get_file_writer().add_summary(summary, step)
+            self.writer.flush()
 
     def close(self) -> None:
         """Flush and close the event file."""
         if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+            writer, self.writer = self.writer, None
+            with disk_errors(self.folder):
+                writer.close()
 
 
 class Loggers:

@@ -48,22 +48,31 @@ def official_name(parameter: str) -> str:
     raise InputError(f"{parameter!r} has no official counterpart: pass a video model's parameter.")
 
 
+def axes(name: str, dimensions: int) -> tuple[int, ...]:
+    """Which of our array's axes the axes of the official array ``name`` are."""
+    if dimensions == 2:
+        return (1, 0)
+    if dimensions == 4 and name != "decoder/conv0/kernel":  # the patch has the official layout
+        return (2, 3, 1, 0)
+    return tuple(range(dimensions))
+
+
 def to_official(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Parameters (or their gradients) by our names, as official arrays by official names.
 
     The rows of the action input, which our action-free model leaves out, come back as zeros.
+
+    Raises:
+        InputError: for a name that the official model has no variable for.
     """
     arrays = {}
     for parameter, tensor in tensors.items():
         name = official_name(parameter)
         array = tensor.detach().cpu().numpy()
-        if array.ndim == 2:
-            array = array.T
-        elif array.ndim == 4 and name != "decoder/conv0/kernel":
-            array = array.transpose(2, 3, 1, 0)
+        array = np.ascontiguousarray(array.transpose(axes(name, array.ndim)))
         if name == "rssm/img_in/kernel":
             array = np.pad(array, ((0, ACTION_INPUTS), (0, 0)))
-        arrays[name] = np.ascontiguousarray(array)
+        arrays[name] = array
     return arrays
 
 
@@ -81,13 +90,10 @@ def load_official(model: nn.Module, variables: Mapping[str, np.ndarray]) -> None
         array = np.asarray(variables[name])
         if name == "rssm/img_in/kernel":
             array = array[: tensor.shape[1]]
-        if array.ndim == 2:
-            array = array.T
-        elif array.ndim == 4 and name != "decoder/conv0/kernel":
-            array = array.transpose(3, 2, 0, 1)
+        array = array.transpose(np.argsort(axes(name, array.ndim)))
         if array.shape != tensor.shape:
             raise InputError(
-                f"The official variable {name} has shape {variables[name].shape}, which does not "
-                f"fit {parameter} {tuple(tensor.shape)}: build the model with the same sizes."
+                f"The official variable {name} has shape {np.shape(variables[name])}, which does "
+                f"not fit {parameter} {tuple(tensor.shape)}: build the model with the same sizes."
             )
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))

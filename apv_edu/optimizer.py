@@ -1,5 +1,8 @@
 """Adam as the official TensorFlow code runs it, which is not quite ``torch.optim.AdamW``."""
 
+# torch's multi-tensor operations, on which its own optimisers stand, bear a private name.
+# pyright: reportPrivateImportUsage=false
+
 import math
 from collections.abc import Iterable
 
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apv_edu.config import OptimizerConfig
+from apv_edu.errors import InputError
 
 BETA1, BETA2 = 0.9, 0.999
 
@@ -23,7 +27,7 @@ class DecoupledAdam:
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
-        self.params = list(params)
+        self.params: list[Tensor] = list(params)
         self.config = config
         self.steps = 0
         self.m = [torch.zeros_like(p) for p in self.params]
@@ -65,8 +69,18 @@ class DecoupledAdam:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where ``state_dict`` was taken."""
+        """Continue exactly where ``state_dict`` was taken.
+
+        Raises:
+            InputError: if the state belongs to other parameters.
+        """
+        mine = self.state_dict()
+        for name, tensor in mine.items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise InputError(
+                    f"The optimizer state does not fit at {name!r}: load it into an optimizer of "
+                    "the same model."
+                )
+        for name, tensor in mine.items():
+            tensor.copy_(state[name])
         self.steps = int(state["steps"])
-        for name, moments in (("m", self.m), ("v", self.v)):
-            for index, moment in enumerate(moments):
-                moment.copy_(state[f"{name}.{index}"])

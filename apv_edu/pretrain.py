@@ -20,6 +20,7 @@ from tqdm import tqdm
 from apv_edu import checkpoint, metrics
 from apv_edu.config import PretrainConfig
 from apv_edu.data.video import VideoDataset
+from apv_edu.device import choose_device, choose_precision
 from apv_edu.errors import InputError
 from apv_edu.files import remove_leftovers
 from apv_edu.logger import Logger, folder_logger
@@ -173,30 +174,6 @@ class Validation:
 def stream(seed: int, purpose: int, step: int = 0) -> int:
     """A seed of 64 bits for one purpose at one step, independent of all others."""
     return int(np.random.SeedSequence((seed, purpose, step)).generate_state(1, np.uint64)[0])
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is a CUDA GPU if there is one, else the CPU.
-
-    Raises:
-        InputError: when the device does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"There is no device {device!r} here: use 'auto', 'cpu' or 'cuda'."
-        ) from error
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 on a GPU that has it, else fp32 (most CPUs are slower in bf16)."""
-    if precision != "auto":
-        return precision
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if able else "fp32"
 
 
 def run_settings(

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from apv_edu.config import LossConfig, ModelSize
+from apv_edu.errors import InputError
 from apv_edu.nets.distributions import balanced_kl, entropy, gumbel, unit_normal_nll
 from apv_edu.nets.rssm import RSSM, Rollout, State
 from apv_edu.nets.vision import Decoder, Encoder
@@ -31,7 +32,18 @@ class ActionFreeVideoModel(nn.Module):
     def scale(
         self, frames: UInt8[Tensor, "*batch height width 3"]
     ) -> Float[Tensor, "*batch height width 3"]:
-        """Pixels 0..255 as numbers in [-0.5, 0.5], in the parameters' precision."""
+        """Pixels 0..255 as numbers in [-0.5, 0.5], in the parameters' precision.
+
+        Raises:
+            InputError: for frames of another kind or size than the model's.
+        """
+        side = self.size.image_size
+        if frames.dtype != torch.uint8 or frames.shape[-3:] != (side, side, 3):
+            kind = f"{str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}"
+            raise InputError(
+                f"The model takes uint8 frames (..., {side}, {side}, 3), not {kind}: "
+                "convert them and resize them first."
+            )
         return frames.to(self.rssm.gru_input.weight.dtype).div_(255).sub_(0.5)
 
     def noise(

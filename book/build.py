@@ -130,7 +130,7 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
 def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
     """Copy the pages and the executed notebooks to ``source`` and write the run times there."""
     shutil.rmtree(source, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "*.py", ".ipynb_checkpoints")
+    ignored = shutil.ignore_patterns("__pycache__", "build.py", "*.sh", ".ipynb_checkpoints")
     shutil.copytree(root / "book", source / "book", ignore=ignored)
     shutil.copy(root / "_config.yml", source)
     shutil.copy(root / "_toc.yml", source)

@@ -1,3 +1,5 @@
+import errno
+import io
 from pathlib import Path
 
 import av
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apv_edu.errors import InputError
 from apv_edu.logger import (
     CSVLogger,
     Loggers,
@@ -70,7 +73,7 @@ def test_mp4_decodes_to_the_frames(frames: np.ndarray, tmp_path: Path):
     logger = CSVLogger(tmp_path / "m.csv")
     logger.video(20, "validation/open_loop", frames)
     path = tmp_path / "validation_open_loop_0000020.mp4"
-    with av.open(str(path)) as container:
+    with av.open(str(path), "r") as container:
         decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
     assert decoded.shape == frames.shape
     grey = np.abs(decoded.mean(-1) - frames.mean(-1))  # colour is stored at half resolution
@@ -78,7 +81,8 @@ def test_mp4_decodes_to_the_frames(frames: np.ndarray, tmp_path: Path):
 
 
 def test_mp4_of_odd_size_loses_a_line():
-    with av.open(_file(encode_mp4(np.zeros((2, 33, 47, 3), np.uint8)))) as container:
+    file = _file(encode_mp4(np.zeros((2, 33, 47, 3), np.uint8)))
+    with av.open(file, "r") as container:
         frame = next(container.decode(video=0))
     assert (frame.height, frame.width) == (32, 46)
 
@@ -110,6 +114,19 @@ def test_tensorboard_reads_back_what_a_resumed_run_logged(tmp_path: Path, frames
     assert image.encoded_image_string == encode_gif(frames)
 
 
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = CSVLogger(tmp_path / "m.csv")
+    logger.resume(0)
+    logger.close()
+    monkeypatch.setattr(logger, "file", Full())
+    with pytest.raises(InputError, match=r"No space left to write .*m\.csv \(what was there"):
+        logger.scalars(1, {"a": 1.0})
+
+
 def test_several_as_one(tmp_path: Path):
     both = Loggers(CSVLogger(tmp_path / "a.csv"), CSVLogger(tmp_path / "b.csv"))
     both.resume(0)
@@ -126,7 +143,5 @@ def test_a_run_folder_holds_csv_and_tensorboard(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "tensorboard"}
 
 
-def _file(data: bytes):
-    import io
-
+def _file(data: bytes) -> io.BytesIO:
     return io.BytesIO(data)

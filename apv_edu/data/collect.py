@@ -188,9 +188,7 @@ def _prepare(folder: Path, names: list[str], videos: int, settings: Settings) ->
             before = json.loads(manifest.read_text())
             before = {"names": before["names"], **before["settings"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{manifest} is not readable ({error}): choose a new folder."
-            ) from None
+            raise InputError(f"{manifest} is damaged ({error}): choose a new folder.") from None
         now = {"names": names, **json.loads(json.dumps(asdict(settings), default=str))}
         if differing := [key for key in now if before.get(key) != now[key]]:
             raise InputError(

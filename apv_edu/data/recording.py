@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -134,7 +135,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             "which keeps the files already whole."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _enough(frames: int, succeeded_at: int | None, settings: Settings) -> bool:

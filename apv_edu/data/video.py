@@ -74,6 +74,8 @@ class VideoDataset:
                 f"{file} is {frames.dtype} {frames.shape}, but the manifest says uint8 "
                 f"{expected}: {_AGAIN}."
             )
+        if file.stat().st_size != frames.offset + frames.nbytes:
+            raise InputError(f"{file} is longer than the array it holds: {_AGAIN}.")
         if verify and packing.sha256(file) != manifest["sha256"]:
             raise InputError(f"{file} does not match the checksum in its manifest: {_AGAIN}.")
         return VideoDataset(path, manifest, frames, videos)

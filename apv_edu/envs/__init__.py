@@ -1,6 +1,7 @@
 """Worlds behind one call: ``make_env("metaworld:lever-pull")``."""
 
 import difflib
+import inspect
 from typing import Any
 
 import gymnasium
@@ -59,6 +60,8 @@ class ActionRepeat(gymnasium.Wrapper):
         """Step the world up to ``repeat`` times, and draw only the last frame."""
         world: Any = self.unwrapped
         total, success = 0.0, False
+        terminated = truncated = False
+        info: dict[str, Any] = {}
         for _ in range(self.repeat):
             reward, terminated, truncated, info = world.simulate(action)
             total, success = total + reward, success or info["success"]
@@ -90,13 +93,13 @@ def make_env(
         action_repeat: simulator steps that each action lasts.
         time_limit: simulator steps of an episode (default ``TIME_LIMITS``), so that an episode has
             ``time_limit / action_repeat`` agent steps, rounded up.
-        camera: a camera's name or number; by default that of the paper.
-        rendering: ``exact`` or ``fast`` (see ``Renderer``).
+        camera: a camera's name or number; by default that of the paper. The tabletop has one.
+        rendering: ``exact`` or ``fast`` (see ``Renderer``); all one to the tabletop.
         seed: of all randomness until ``reset`` is given another.
-        **options: what the world's own class takes besides.
+        **options: what the world's own class takes besides, such as ``orientation`` or ``look``.
 
     Raises:
-        InputError: for an unknown name (names the nearest), a bad setting, or without OpenGL.
+        InputError: for an unknown name (names the nearest), a bad setting or option, or without OpenGL.
     """
     suite, task = check_name(name)
     limit = TIME_LIMITS[suite] if time_limit is None else time_limit
@@ -107,19 +110,24 @@ def make_env(
     ):
         if value < 1:
             raise InputError(f"{setting}={value} is not possible: give a whole number from 1 on.")
-    if suite == "tabletop":
-        from apv_edu.envs.tabletop import Tabletop
+    settings: dict[str, Any] = {"image_size": image_size, "seed": seed}
+    if suite == "tabletop":  # drawn in NumPy: no OpenGL, one camera
+        from apv_edu.envs.tabletop import Tabletop as World
 
-        env = Tabletop(task, image_size=image_size, time_limit=limit, seed=seed, **options)
+        settings |= {"time_limit": limit}
     else:
         choose_gl()
+        settings |= {"camera": camera, "rendering": rendering}
         if suite == "metaworld":
             from apv_edu.envs.metaworld import MetaWorld as World
         else:
             from apv_edu.envs.dmc import DMC as World
-        env = World(
-            task, image_size=image_size, camera=camera, rendering=rendering, seed=seed, **options
+    known = [key for key in inspect.signature(World).parameters if key not in ("task", *settings)]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(
+            f"{name} has no option {', '.join(unknown)}: it has {', '.join(known) or 'none'}."
         )
+    env: gymnasium.Env = World(task, **settings, **options)
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     env = gymnasium.wrappers.TimeLimit(env, -(-limit // action_repeat))

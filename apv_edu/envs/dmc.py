@@ -8,6 +8,7 @@ from gymnasium.utils import seeding
 from jaxtyping import Float32, UInt8
 
 from apv_edu.envs.rendering import Quality, Renderer
+from apv_edu.errors import InputError
 
 _NAMES = """acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance
     cartpole-balance_sparse cartpole-swingup cartpole-swingup_sparse cartpole-two_poles
@@ -20,6 +21,11 @@ _NAMES = """acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-ba
     stacker-stack_2 stacker-stack_4 swimmer-swimmer6 swimmer-swimmer15 walker-stand walker-walk
     walker-run"""
 TASKS = tuple(_NAMES.split())
+INSTALL = (
+    "pip install --no-deps dm_control==1.0.28 && "
+    "pip install dm-env dm-tree lxml pyparsing scipy requests protobuf absl-py"
+)
+"""For Python 3.13 too, where labmaze, which dm_control asks for and the suite never uses, fails."""
 _MODEL_SEED = 0
 """Of the few worlds with random parts (the springs of lqr): a task is the same world every time."""
 
@@ -40,7 +46,7 @@ class DMC(gymnasium.Env):
         seed: of the initial states, until ``reset`` is given another.
 
     Raises:
-        InputError: for an unknown camera or rendering, or without OpenGL.
+        InputError: for an unknown camera or rendering, or without OpenGL or dm_control.
     """
 
     def __init__(
@@ -52,7 +58,12 @@ class DMC(gymnasium.Env):
         rendering: Quality = "fast",
         seed: int | None = None,
     ):
-        from dm_control import suite
+        try:
+            from dm_control import suite
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"dmc:{task} needs dm_control, which is not installed: run `{INSTALL}`."
+            ) from error
 
         self.task = task
         self.render_mode = "rgb_array"
@@ -63,9 +74,10 @@ class DMC(gymnasium.Env):
         # quadruped-escape would otherwise make dm_control's own OpenGL context at each reset.
         physics._make_rendering_contexts = lambda: None
         bounds = self._world.action_spec()
-        finite = np.isfinite(bounds.minimum) & np.isfinite(bounds.maximum)
-        self._low = np.where(finite, bounds.minimum, -1.0)
-        self._high = np.where(finite, bounds.maximum, 1.0)
+        # MuJoCo writes "no limit" as 1e10 (lqr): such an action is passed on as it is.
+        limited = np.maximum(np.abs(bounds.minimum), np.abs(bounds.maximum)) < 1e10
+        self._low = np.where(limited, bounds.minimum, -1.0)
+        self._high = np.where(limited, bounds.maximum, 1.0)
         frames_per_second = round(1 / self._world.control_timestep())
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": frames_per_second}
         self.observation_space = gymnasium.spaces.Dict(

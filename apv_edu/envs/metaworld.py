@@ -1,5 +1,8 @@
 """The 50 robot-arm tasks of Meta-World v3, seen through a camera, with their scripted experts."""
 
+# MuJoCo's compiled modules come without types:
+# pyright: reportAttributeAccessIssue=false
+
 import warnings
 from typing import Any, Literal, get_args
 

@@ -1,5 +1,8 @@
 """One renderer for every MuJoCo world, without a display, and the choice of OpenGL behind it."""
 
+# MuJoCo's compiled modules come without types:
+# pyright: reportAttributeAccessIssue=false
+
 import atexit
 import ctypes
 import importlib
@@ -135,15 +138,17 @@ class Renderer:
             buffer.offwidth = max(buffer.offwidth, size)
             buffer.offheight = max(buffer.offheight, size)
         # Taken from its module: right also where MuJoCo was imported before MUJOCO_GL was set.
-        self._gl = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
+        self._gl: Any = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
         self._gl.make_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._context: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
         self._pixels = np.empty((size, size, 3), np.uint8)
-        # Contexts must go before the display does, and the display goes at exit too.
-        self._at_exit = _closer(weakref.ref(self))
-        atexit.register(self._at_exit)
+        # At exit MuJoCo and dm_control end the display; contexts must go before it, so this is kept
+        # the last function registered, which is the first to run.
+        _open.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
 
     def render(self, data: Any) -> UInt8[np.ndarray, "size size 3"]:
         """Draw the simulator's present state, an ``mujoco.MjData``."""
@@ -160,6 +165,13 @@ class Renderer:
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
         return self._pixels[self._rows, self._columns].copy()
 
+    def driver(self) -> str:
+        """OpenGL's name of what draws, such as ``llvmpipe (LLVM 15.0.6, 256 bits)`` or a GPU's."""
+        from OpenGL import GL
+
+        self._gl.make_current()
+        return GL.glGetString(GL.GL_RENDERER).decode()
+
     def upload_terrain(self) -> None:
         """Send the model's height fields to OpenGL again, after a task has changed them."""
         import mujoco
@@ -172,7 +184,6 @@ class Renderer:
         """Free the OpenGL context and its memory; closing twice is allowed."""
         if self._context is None:
             return
-        atexit.unregister(self._at_exit)
         self._gl.make_current()
         self._context.free()
         self._gl.free()
@@ -183,12 +194,12 @@ class Renderer:
             self.close()
 
 
-def _closer(renderer: "weakref.ref[Renderer]"):
-    def close() -> None:
-        if (alive := renderer()) is not None:
-            alive.close()
+_open: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 
-    return close
+
+def _close_all() -> None:
+    for renderer in list(_open):
+        renderer.close()
 
 
 def _fixed_camera(model: Any, camera: str | int) -> Any:

@@ -157,20 +157,21 @@ class Tabletop(gymnasium.Env):
 
     def _move(self, by: Point) -> None:
         """Quasi-static contact: the puck gives way along the line of centres, walls hold both."""
-        wall = 1 - RADIUS
-        self.gripper = np.minimum(np.maximum(self.gripper + by, -wall), wall)
+        before = self.gripper, self.puck
+        self.gripper = _inside(self.gripper + by)
         if self.task != "push":
             return
         between = self.puck - self.gripper
-        gap = _length(between) - 2 * RADIUS
-        if gap >= 0:
+        apart = max(_length(between), 1e-9)
+        if apart >= 2 * RADIUS:
             return
-        normal = between / max(gap + 2 * RADIUS, 1e-9)
-        self.puck = np.minimum(np.maximum(self.puck - gap * normal, -wall), wall)
+        self.puck = _inside(self.gripper + between * (2 * RADIUS / apart))
         between = self.puck - self.gripper
-        overlap = 2 * RADIUS - _length(between)
-        if overlap > 0:  # the wall holds the puck, the puck holds the gripper
-            self.gripper = self.gripper - overlap * normal
+        apart = _length(between)
+        if apart < 2 * RADIUS - 1e-9:  # the wall holds the puck, and the puck the gripper
+            self.gripper = _inside(self.puck - between * (2 * RADIUS / apart))
+            if _length(self.puck - self.gripper) < 2 * RADIUS - 1e-9:  # jammed in a corner
+                self.gripper, self.puck = before
 
     def _reward(self) -> float:
         near = max(0.0, 1 - self.distance / 1.6)
@@ -203,6 +204,10 @@ class Tabletop(gymnasium.Env):
 
 def _length(vector: Point) -> float:
     return float(np.hypot(vector[0], vector[1]))
+
+
+def _inside(point: Point) -> Point:
+    return np.minimum(np.maximum(point, RADIUS - 1), 1 - RADIUS)
 
 
 def _away(rng: np.random.Generator, span: float, other: Point, least: float) -> Point:

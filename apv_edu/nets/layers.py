@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
@@ -68,7 +69,7 @@ class PixelToPatch(nn.Module):
         return (patch + self.bias).permute(0, 3, 1, 2)
 
 
-class ImageTranspose(nn.ConvTranspose2d):
+class ImageTranspose(nn.Module):
     """A stride 2 transposed convolution with an even kernel, quick where few channels come out.
 
     Each 2x2 block of output pixels looks at the same few input pixels. So the block's pixels can
@@ -77,14 +78,17 @@ class ImageTranspose(nn.ConvTranspose2d):
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int):
-        super().__init__(inputs, outputs, kernel, stride=2)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.xavier_uniform_(self.weight)
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         self, x: Float[Tensor, "batch inputs height width"]
     ) -> Float[Tensor, "batch outputs height_out width_out"]:
-        """Images of twice the height and width, plus ``kernel`` - 2."""
-        dtype = x.dtype  # that of the layer before, under autocast
-        return _ImageTranspose.apply(x, self.weight.to(dtype), self.bias.to(dtype))
+        """Images of twice the height and width, plus the kernel's size - 2."""
+        # Under autocast the layer before sets the precision; the gradient needs one for all.
+        return _ImageTranspose.apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class _ImageTranspose(torch.autograd.Function):
@@ -101,5 +105,5 @@ class _ImageTranspose(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
         x, weight = ctx.saved_tensors
         grad_x = F.conv2d(grad, weight, stride=2)
-        grad_weight = torch.nn.grad.conv2d_weight(grad, list(weight.shape), x, stride=2)
+        grad_weight = conv2d_weight(grad, list(weight.shape), x, stride=2)
         return grad_x, grad_weight, grad.sum((0, 2, 3))

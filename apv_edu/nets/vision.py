@@ -69,7 +69,7 @@ class Decoder(nn.Module):
             glorot(nn.ConvTranspose2d(a, b, kernel, stride=2))
             for (a, b), kernel in zip(pairwise(channels), middle, strict=True)
         )
-        self.convs.append(glorot(ImageTranspose(channels[-1], 3, last)))
+        self.convs.append(ImageTranspose(channels[-1], 3, last))
 
     def forward(
         self, features: Float[Tensor, "*batch features"]

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,8 +40,7 @@ def one_sentence(message: str, *words: str) -> None:
 def test_truncated_mp4(tmp_path, share, header):
     # noise, so that the frames and not the header are most of the file
     frames = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
-    options = {"movflags": "faststart"} if header == "first" else {}
-    path = write_video(tmp_path / "cut.mp4", frames, **options)
+    path = write_video(tmp_path / "cut.mp4", frames, header_first=header == "first")
     assert len(read_video(path)) == 20
     refused(truncate(path, share), "truncated" if header == "last" else "copy or download")
 
@@ -51,6 +51,35 @@ def test_truncated_video_of_another_kind(tmp_path, suffix):
     path = write_video(tmp_path / f"cut{suffix}", frames)
     assert len(read_video(path)) == 20
     refused(truncate(path, 0.5), "copy or download")
+
+
+def cut_before_frame(path: Path, frame: int, extra: int = 0) -> Path:
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    path.write_bytes(path.read_bytes()[: places[frame] + extra])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
+def test_a_video_cut_between_two_frames(tmp_path, suffix):
+    """Nothing in what is left is damaged: only the header tells that more was there."""
+    frames = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3), np.uint8)
+    codec, pixels = ("mjpeg", "yuvj420p") if suffix == ".avi" else ("", "")  # frames of one size
+    path = write_video(tmp_path / f"cut{suffix}", frames, codec, pixels, header_first=True)
+    refused(cut_before_frame(path, 33), "copy or download")
+
+
+def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 48, 48, 3), np.uint8)
+    path = write_video(tmp_path / "sound.webm", frames, silence=3.0)
+    assert len(read_video(path)) == 12
+    refused(cut_before_frame(path, 8), "truncated (0.80 s of 1.20 s are there)")
+
+
+def test_a_damaged_last_frame(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
+    path = write_video(tmp_path / "cut.avi", frames)
+    refused(cut_before_frame(path, 19, extra=300), "damaged frames")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
@@ -183,9 +212,8 @@ def test_files_that_are_no_videos(tmp_path):
 
 
 def test_a_playlist_in_disguise_opens_no_other_file(tmp_path):
-    other = write_video(tmp_path / "other.mp4", numbered(4))
-    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", str(other), "#EXT-X-ENDLIST"]
-    (tmp_path / "list.mp4").write_text("\n".join(lines))
+    write_video(tmp_path / "other.mp4", numbered(4))
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     refused(tmp_path / "list.mp4", "truncated or corrupt")
 
 
@@ -221,7 +249,7 @@ def test_a_corrupt_video_among_good_ones_is_named_and_counted(tmp_path, capfd):
         write_npz(tmp_path / "in" / f"reach-{index}-12.npz", numbered(12))
     truncate(write_npz(tmp_path / "in" / "reach-7-12.npz", numbered(12)))
     noise = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
-    truncate(write_video(tmp_path / "in" / "cut.mp4", noise, movflags="faststart"))
+    truncate(write_video(tmp_path / "in" / "cut.mp4", noise, header_first=True))
     write_npz(tmp_path / "in" / "short-0-4.npz", numbered(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -329,6 +357,8 @@ def test_damaged_frames(packed):
     not_opened(packed, "checksum", "pack the videos again", verify=True)
     frames.write_bytes(whole[:-1])
     not_opened(packed, "truncated or damaged", "pack the videos again")
+    frames.write_bytes(whole + b"more")
+    not_opened(packed, "longer than the array", "pack the videos again")
     np.save(frames, np.load(io.BytesIO(whole))[:-1])
     not_opened(packed, "manifest says", "pack the videos again")
     np.save(frames, np.array([{}], dtype=object))

@@ -193,7 +193,7 @@ def test_the_same_pack_twice_is_the_same_bytes(source, dataset, tmp_path):
 
 
 def test_an_existing_dataset_is_returned_at_once(source, dataset, monkeypatch):
-    monkeypatch.setattr(packing, "build", None)  # nothing may be built
+    monkeypatch.setattr(packing, "locked_partial", None)  # nothing may be built or written
     options = {"image_size": 8, "min_length": 5, "validation_fraction": 0.4, "progress": False}
     assert pack_videos(source, dataset.path, **options).manifest == dataset.manifest
     with pytest.raises(InputError, match=r"stride=1, not 2.*delete it or choose another"):

@@ -45,15 +45,23 @@ CODECS = {
 
 
 def write_video(
-    path: Path, frames: np.ndarray, codec: str = "", pixels: str = "", **options: str
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "",
+    pixels: str = "",
+    silence: float = 0.0,
+    header_first: bool = False,
 ) -> Path:
+    """Write ten frames a second; ``silence`` seconds of sound go with them (webm)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     default_codec, default_pixels = CODECS[path.suffix]
     pixels = pixels or default_pixels
+    options = {"movflags": "faststart"} if header_first and path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec or default_codec, rate=10)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        sound = container.add_stream("libopus", rate=48000, layout="mono") if silence else None
         layout = {1: "gray", 3: "rgb24", 4: "rgba"}[frames.shape[-1]]
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(
@@ -61,6 +69,11 @@ def write_video(
             )
             container.mux(stream.encode(picture.reformat(format=pixels)))
         container.mux(stream.encode(None))
+        if isinstance(sound, av.AudioStream):
+            samples = np.zeros((1, int(48000 * silence)), np.float32)
+            quiet = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+            quiet.sample_rate = 48000
+            container.mux([*sound.encode(quiet), *sound.encode(None)])
     return path
 
 

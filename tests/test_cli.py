@@ -1,0 +1,172 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from apv_edu import checkpoint, cli
+from apv_edu.config import PRETRAIN
+from apv_edu.data.video import VideoDataset
+from apv_edu.metrics import read_rows
+
+RUN = shlex.split(
+    "--preset smoke --steps 2 --checkpoint-every 2 --validate-every 2 --horizon 2 "
+    "--validation-videos 1 --model.image-size 32 --device cpu --threads 1 --no-progress"
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "videos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        frames = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / f"noise-{index}-12.npz", image=frames)
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = cli.main([str(argument) for argument in arguments])
+    out, error = capsys.readouterr()
+    return status, out, error
+
+
+def test_from_videos_to_a_table(videos: Path, tmp_path: Path, capsys):
+    run, table, grid = tmp_path / "run", tmp_path / "table.csv", tmp_path / "grid.mp4"
+    status, out, _ = call(capsys, "pretrain", "--data", videos, "--out", run, *RUN)
+    assert (status, out.strip()) == (0, str(run / "model.safetensors"))
+    story = checkpoint.load(run / "model.safetensors")[1]
+    assert story["command"].startswith("apv-edu pretrain --data ")
+    assert story["size"]["image_size"] == 32
+    arguments = ["--clips", 2, "--context", 3, "--horizon", 2, "--device", "cpu"]
+    status, out, _ = call(
+        capsys, "predict", "--model", run / "model.safetensors", "--data", run / "dataset",
+        "--out", table, "--video", grid, *arguments,
+    )  # fmt: skip
+    assert status == 0
+    assert "last frame" in out
+    assert [row.horizon for row in read_rows(table) if row.method == "model"] == [1, 2]
+    with av.open(str(grid), "r") as container:
+        frame = next(container.decode(video=0))
+    assert (frame.height, frame.width) == (3 * 64, 2 * 64)
+
+
+def test_pack_then_pretrain_on_the_dataset(videos: Path, tmp_path: Path, capsys):
+    data, run = tmp_path / "data", tmp_path / "run"
+    packing = ["--image-size", 32, "--stride", 1, "--min-length", 10]
+    assert call(capsys, "pack", videos, "--out", data, *packing)[0] == 0
+    assert len(VideoDataset.open(data).videos) == 3
+    assert call(capsys, "pretrain", "--data", data, "--out", run, *RUN)[0] == 0
+    assert not (run / "dataset").exists()
+
+
+def test_collect_passes_everything_on(tmp_path: Path, capsys):
+    out = tmp_path / "videos"
+    status, text, _ = call(
+        capsys, "collect", "tabletop:*", "--exclude", "tabletop:push", "--out", out, "--videos", 2,
+        "--image-size", 32, "--max-length", 12, "--behaviour", "smooth-random", "--workers", 0,
+    )  # fmt: skip
+    assert (status, text.strip()) == (0, f"{out}: 2 videos made, 0 were there before")
+    files = sorted(out.glob("*.npz"))
+    assert [file.name.split("-")[0] for file in files] == ["tabletop_reach"] * 2
+    assert np.load(files[0])["image"].shape[1:] == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict --model nothing.safetensors --data d --out t.csv", "nothing.safetensors"),
+        ("pretrain --data nowhere --out run", "nowhere"),
+        ("pretrain --data d --out run --steps 0", "steps=0 is too small"),
+        ("pretrain --data d --out run --preset=huge", "Unknown preset 'huge'"),
+        ("collect --out d --videos 1", "No environment is named"),
+        ("collect tabletop:pull --out d --videos 1", "tabletop:pu"),
+        ("pack --out d", "No folder of videos"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, error = call(capsys, *arguments.split())
+    assert (status, out) == (2, "")
+    assert error.startswith("apv-edu: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not any(tmp_path.rglob("*.*"))
+
+
+def test_predicting_other_sizes_names_the_remedy(videos: Path, tmp_path: Path, capsys):
+    run, data = tmp_path / "run", tmp_path / "data"
+    call(capsys, "pretrain", "--data", videos, "--out", run, *RUN)
+    call(capsys, "pack", videos, "--out", data, "--image-size", 16, "--min-length", 10)
+    model = run / "model.safetensors"
+    status, _, error = call(
+        capsys, "predict", "--model", model, "--data", data, "--out", tmp_path / "t.csv"
+    )
+    assert status == 2
+    assert "frames of 16 pixels, not the 32" in error
+    assert "--image-size 32" in error
+
+
+def test_export_halves_a_model_and_keeps_its_story(videos: Path, tmp_path: Path, capsys):
+    run, small = tmp_path / "run", tmp_path / "small.safetensors"
+    call(capsys, "pretrain", "--data", videos, "--out", run, *RUN)
+    model = run / "model.safetensors"
+    assert call(capsys, "export", "--model", model, "--out", small)[0] == 0
+    assert small.stat().st_size < 0.55 * model.stat().st_size
+    assert checkpoint.load(small)[1] == checkpoint.load(model)[1]
+    assert checkpoint.load_video_model(small).size == checkpoint.load_video_model(model).size
+
+
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys):
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "open_or_pack", interrupted)
+    status, _, error = call(capsys, "pretrain", "--data", "a b", "--out", "run")
+    assert status == 130
+    assert "apv-edu pretrain --data 'a b' --out run" in error
+
+
+@pytest.mark.parametrize("preset", PRETRAIN)
+@pytest.mark.parametrize("form", ["--preset {}", "--preset={}"])
+def test_a_preset_sets_the_defaults_of_the_other_options(preset: str, form: str):
+    arguments = f"pretrain --data d --out o {form.format(preset)} --model.depth 7".split()
+    command = cli.parse(arguments)
+    assert isinstance(command, cli.Pretrain)
+    assert command.config.steps == PRETRAIN[preset].steps
+    assert command.config.model.deter == PRETRAIN[preset].model.deter
+    assert command.config.model.depth == 7
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_explains_every_option(name: str, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    if not name:
+        assert all(f"• {command}" in text for command in cli.COMMANDS)
+        return
+    assert (cli.COMMANDS[name].__doc__ or "").split(".\n")[0] in text
+    for option in re.split(" --(?=[a-z])", text.partition("-h, --help ")[2])[1:]:
+        _, *about = re.split(r"\((default|required)", option)[0].split(" ", 1)
+        assert re.search("[a-z]{4}", re.sub("{.*?}", "", "".join(about))) or "," in option, option
+
+
+def test_help_needs_neither_torch_nor_a_simulator():
+    code = (
+        "import sys; from apv_edu.cli import main\n"
+        "try: main(['pretrain', '--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'mujoco', 'av') if m in sys.modules])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
