@@ -61,9 +61,9 @@ def identity(path: Path) -> int | None:
 
 def kill_while_training(data: Path, out: Path, rng: random.Random) -> bool:
     """Start the run and kill it when it has logged a random number of steps, plus a moment."""
-    log = out / "metrics.csv"
+    log, saved = out / "metrics.csv", out / "checkpoint.safetensors"
     before = identity(log)
-    first = checkpoint.load(out / "checkpoint.safetensors")[1]["step"] if before else 0
+    first = checkpoint.load(saved)[1]["step"] if saved.exists() else 0
     target = rng.randint(first + 1, max(first + 1, STEPS - 4))
     process = start(data, out)
     while process.poll() is None:

@@ -27,11 +27,11 @@ from apv_edu.data.recording import (
     label,
     record,
     save_episode,
-    write_whole,
 )
 from apv_edu.envs import make_env, task_names
 from apv_edu.envs.rendering import Quality
 from apv_edu.errors import InputError
+from apv_edu.files import remove_leftovers, write_atomically
 
 DEFAULT_NOISE: dict[Behaviour, float] = {"expert": 0.0, "noisy-expert": 0.3, "smooth-random": 0.0}
 SUITES = ("metaworld", "dmc", "tabletop")
@@ -207,7 +207,7 @@ def _prepare(folder: Path, names: list[str], videos: int, settings: Settings) ->
     content = {"apv_edu": apv_edu.__version__, "names": names, "videos": videos}
     content |= {"settings": asdict(settings), "seeds": seeds}
     text = json.dumps(content, indent=1, default=str) + "\n"
-    write_whole(manifest, lambda file: file.write(text.encode()))
+    write_atomically(manifest, text.encode())
 
 
 def _on_disk(folder: Path) -> set[tuple[str, int]]:
@@ -313,9 +313,7 @@ def _record_job(
 def _no_leftovers(folder: Path) -> Iterator[None]:
     """Remove half-written files of stopped processes, before and after."""
     try:
-        for temporary in folder.glob(".*.tmp"):
-            temporary.unlink(missing_ok=True)
+        remove_leftovers(folder)
         yield
     finally:
-        for temporary in folder.glob(".*.tmp"):
-            temporary.unlink(missing_ok=True)
+        remove_leftovers(folder)

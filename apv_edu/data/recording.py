@@ -1,22 +1,20 @@
 """Record one episode as a video without actions: what moves, when it stops, how it is written."""
 
-import errno
+import io
 import itertools
-import os
 import re
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from apv_edu.envs.rendering import Quality
-from apv_edu.errors import InputError
+from apv_edu.files import write_atomically
 
 Behaviour = Literal["expert", "noisy-expert", "smooth-random"]
 Act = Callable[[], Float[np.ndarray, " action"]]
@@ -110,33 +108,9 @@ def save_episode(
         "is_terminal": is_last & terminal,
         "reward": np.zeros(len(frames), np.float32),
     }
-    write_whole(path, lambda file: np.savez_compressed(file, **episode))
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file under a temporary name, then rename it to ``path``.
-
-    Raises:
-        InputError: if the disk is full or the folder cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space" if full else "choose a folder that can be written"
-        raise InputError(
-            f"{path} could not be written ({error.strerror or error}): {remedy} and start again, "
-            "which keeps the files already whole."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    content = io.BytesIO()
+    np.savez_compressed(content, **episode)
+    write_atomically(path, content.getvalue())
 
 
 def _enough(frames: int, succeeded_at: int | None, settings: Settings) -> bool:

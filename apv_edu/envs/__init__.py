@@ -99,7 +99,7 @@ def make_env(
         **options: what the world's own class takes besides, such as ``orientation`` or ``look``.
 
     Raises:
-        InputError: for an unknown name (names the nearest), a bad setting or option, or without OpenGL.
+        InputError: for an unknown name (names the nearest), a bad setting, or without OpenGL.
     """
     suite, task = check_name(name)
     limit = TIME_LIMITS[suite] if time_limit is None else time_limit
