@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from apv_edu import checkpoint, cli
+from apv_edu import checkpoint, cli, commands
 from apv_edu.config import PRETRAIN
 from apv_edu.data.video import VideoDataset
 from apv_edu.metrics import read_rows
@@ -127,7 +127,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys)
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_or_pack", interrupted)
+    monkeypatch.setattr(commands, "open_or_pack", interrupted)
     status, _, error = call(capsys, "pretrain", "--data", "a b", "--out", "run")
     assert status == 130
     assert "apv-edu pretrain --data 'a b' --out run" in error
