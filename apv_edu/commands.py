@@ -179,7 +179,7 @@ class Predict:
     out: Path
     """The table, a CSV."""
     video: Path | None = None
-    """Also write truth, prediction and error as mp4."""
+    """Also write truth, prediction and error as mp4, or as gif if the name says so."""
     keep: Path | None = None
     """Also write twelve of the clips as an npz with the one array ``clips``."""
     split: Literal["validation", "train"] = "validation"
@@ -205,7 +205,7 @@ class Predict:
         from apv_edu.data.video import VideoDataset
         from apv_edu.device import choose_device
         from apv_edu.files import write_atomically
-        from apv_edu.logger import encode_mp4
+        from apv_edu.logger import encode_gif, encode_mp4
 
         path = Path(self.model)
         if not path.exists() and path.parent == Path():
@@ -233,7 +233,8 @@ class Predict:
             context, truth = metrics.split_clips(some, self.context, self.horizon)
             prediction = metrics.predict_clips(model, context, self.horizon, seed=self.seed)
             grid = metrics.prediction_grid(context, truth, prediction)
-            write_atomically(self.video, encode_mp4(grid))
+            encode = encode_gif if self.video.suffix == ".gif" else encode_mp4
+            write_atomically(self.video, encode(grid))
         print(self.out)
 
 
