@@ -65,16 +65,17 @@ def test_other_frames_are_refused(frames):
     assert torch.equal(frames, kept)
 
 
-def test_loss_is_image_loss_plus_scaled_kl():
+@pytest.mark.parametrize("free_nats", [0.0, 50.0])
+def test_loss_is_image_loss_plus_scaled_kl(free_nats):
     model, frames = build(), videos()
     noise = model.noise(2, 4, seeded())
-    config = LossConfig(kl_scale=0.3, kl_balance=0.6, free_nats=0.01)
+    config = LossConfig(kl_scale=0.3, kl_balance=0.6, free_nats=free_nats)
     loss, metrics = model.loss(frames, config=config, noise=noise)
     rollout = model.observe(frames, noise=noise)
     error = model.decode(rollout.features) - model.scale(frames)
     normal = torch.distributions.Normal(0.0, 1.0)
     image_loss = -normal.log_prob(error).flatten(2).sum(-1).mean()
-    kl_loss, kl = balanced_kl(rollout.posterior, rollout.prior, balance=0.6, free_nats=0.01)
+    kl_loss, kl = balanced_kl(rollout.posterior, rollout.prior, balance=0.6, free_nats=free_nats)
     torch.testing.assert_close(loss, image_loss + 0.3 * kl_loss)
     torch.testing.assert_close(metrics["image_loss"], image_loss.detach())
     torch.testing.assert_close(metrics["kl_loss"], kl_loss.detach())
@@ -111,11 +112,14 @@ def test_an_episode_start_matters_to_the_loss():
 
 def test_prediction_watches_then_imagines():
     model, context = build(), videos(length=3)
+    for p in model.decoder.parameters():
+        torch.nn.init.normal_(p, std=0.4)  # far beyond black and white
     noise = model.noise(2, 5, seeded())
     state = model.observe(context, noise=noise[:, :3]).state()
     imagined = model.imagine(state, 2, noise[:, 3:])
     expected = (model.decode(imagined.features) + 0.5).clamp(0, 1).detach()
     assert torch.equal(model.predict(context, 2, noise), expected)
+    assert expected.min() == 0 and expected.max() == 1
     assert not model.predict(context, 2).requires_grad
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -127,6 +128,8 @@ def test_the_configuration_asks_nothing_of_the_network():
     assert sphinx["config"]["nb_ipywidgets_js"] == {}
     assert "sphinx-mathjax-offline" in sphinx["extra_extensions"]
     assert "sphinx.ext.intersphinx" not in sphinx["extra_extensions"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert config["repository"]["url"] == project["urls"]["Repository"]
     assert config["repository"]["branch"] == "main"
 
 

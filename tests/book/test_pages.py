@@ -32,7 +32,10 @@ PLAYABLE = """async () => {
         video.scrollIntoView();
         await Promise.race([video.play(), new Promise((done) => setTimeout(done, 30000))])
             .catch((error) => failed.push(label + ': ' + error));
-        if (video.readyState < 2 || !video.videoWidth) failed.push('does not play: ' + label);
+        const plays = () => video.readyState >= 2 && video.videoWidth && video.currentTime > 0;
+        for (let i = 0; i < 300 && !plays(); i++)
+            await new Promise((done) => setTimeout(done, 100));
+        if (!plays()) failed.push('does not play: ' + label);
     }
     return failed;
 }"""

@@ -1,6 +1,7 @@
 """Figures, videos and players: self-contained, described in words, and honest about bad input."""
 
 import base64
+import importlib
 import io
 import re
 from importlib.resources import files
@@ -14,7 +15,6 @@ from PIL import Image
 
 from apv_edu import show
 from apv_edu.errors import InputError
-from apv_edu.show import explore as explore_module
 from apv_edu.show.explore import explore_html, explore_widget
 from apv_edu.show.figures import figure_html
 from apv_edu.show.videos import video_html
@@ -207,7 +207,8 @@ def test_live_player_draws_on_demand_and_remembers():
 @pytest.mark.parametrize(("value", "kind"), [("1", "HTML"), ("", "VBox")])
 def test_explore_asks_the_environment(monkeypatch, value, kind):
     shown = []
-    monkeypatch.setattr(explore_module, "display", shown.append)
+    module = importlib.import_module("apv_edu.show.explore")
+    monkeypatch.setattr(module, "display", shown.append)
     monkeypatch.setenv("APV_STATIC", value)
     show.explore(lambda a: line(a), "Line {a}", a=[1, 2, 3])
     assert [type(one).__name__ for one in shown] == [kind]
