@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,8 @@ class Run:
     seed: int
     seconds: float
     """Wall time of the execution, kernel start included."""
+    cpu_seconds: float
+    """Processor time, which busy neighbours do not lengthen."""
     cores: int
     python: str
 
@@ -66,6 +69,7 @@ def fingerprint(root: Path, notebook: Path, preset: str, seed: int) -> str:
     files += [path for path in (root / "assets").rglob("*") if path.is_file()]
     files += [root / "requirements.txt", root / "pyproject.toml", notebook]
     digest = hashlib.sha256(f"{preset} {seed} {sys.version} {_cores()}".encode())
+    digest.update(Path(__file__).read_bytes())
     for path in sorted(set(files)):
         if path.is_file():
             digest.update(f"\0{path.relative_to(root)}\0".encode())
@@ -96,7 +100,7 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
         work = Path(folder, "work")
         work.mkdir()
         copy = Path(folder, notebook.name)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), _cpu_seconds()
         command = [sys.executable, "-m", "papermill", str(notebook), str(copy), "--cwd", str(work)]
         command += ["-k", "python3", "-p", "PRESET", preset, "-p", "SEED", str(seed)]
         result = subprocess.run(
@@ -116,6 +120,7 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
             preset=preset,
             seed=seed,
             seconds=round(seconds, 1),
+            cpu_seconds=round(_cpu_seconds() - cpu, 1),
             cores=_cores(),
             python=sys.version.split()[0],
         )
@@ -244,6 +249,12 @@ def _duration(seconds: float) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
+
+
+def _cpu_seconds() -> float:
+    """Processor time of all processes started here that have ended, their children included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _cores() -> int:
