@@ -152,6 +152,8 @@ def test_pages_show_no_raw_markup_dead_widget_or_machine_path(book):
         assert "application/vnd.jupyter.widget-view+json" not in text, page
         words = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
         assert not re.search(r"\{(cite|ref|doc|numref|eval-rst|figure|include)\b", words), page
+        prose = re.sub(r"<(script|style|pre|code)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+        assert "$" not in prose, f"{page} shows raw maths: {prose[prose.index('$') - 80 :][:160]}"
         assert str(ROOT) not in words and str(Path.home()) not in words, page
 
 
