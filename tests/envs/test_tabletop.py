@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
