@@ -5,6 +5,7 @@ made it. ``python -m apv_edu.assets`` brings sizes and checksums up to date with
 """
 
 import hashlib
+import http.client
 import importlib.metadata
 import json
 import os
@@ -57,9 +58,9 @@ def asset_path(name: str) -> Path:
         known = sorted(table)
         near = get_close_matches(name, known, n=3, cutoff=0.3) or known
         raise InputError(
-            f"There is no asset {name!r}: the nearest are {', '.join(near)}."
+            f"There is no file or asset {name!r}: the nearest are {', '.join(near)}."
             if near
-            else f"There is no asset {name!r}: none are listed in {TABLE.name}."
+            else f"There is no file or asset {name!r}: none are listed in {TABLE.name}."
         )
     asset = table[name]
     path = cache_folder() / name
@@ -152,7 +153,7 @@ def _fetch(name: str, asset: Asset) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             data = answer.read()
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"Cannot fetch the asset {name!r} from {url} ({error}): check the network, or set "
             "APV_ASSETS_URL to a folder that holds it."

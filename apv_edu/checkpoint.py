@@ -67,6 +67,15 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
+def digest(path: Path | str) -> str:
+    """The SHA-256 over the tensors and metadata of a checkpoint: which weights these are.
+
+    Raises:
+        InputError: as ``load``.
+    """
+    return _digest(*load(path))
+
+
 def save_video_model(
     path: Path | str,
     model: ActionFreeVideoModel,
@@ -131,6 +140,22 @@ def describe(settings: ModelSize, other: ModelSize) -> str:
     """The fields of ``settings`` that differ from ``other``, as one phrase."""
     theirs = asdict(other)
     return ", ".join(f"{k}={v}" for k, v in asdict(settings).items() if v != theirs[k])
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two nested settings differ, as ``name: this there, that now``."""
+
+    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        for key, value in settings.items():
+            items |= (
+                flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+            )
+        return items
+
+    old, new = flat(before), flat(now)
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    return "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in changed)
 
 
 def provenance(command: str, *, seed: int, steps: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The command line: ``apv-edu collect | pack | pretrain | predict | export``."""
 
+import io
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 
 import tyro
 
@@ -24,7 +26,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments describe, with the defaults of the ``--preset`` they name.
 
     Raises:
-        InputError: for an unknown preset.
+        InputError: for an unknown preset, or a setting out of its range.
         SystemExit: by tyro, for ``--help`` and for arguments that do not parse.
     """
     missing = tyro.MISSING
@@ -37,12 +39,21 @@ def parse(arguments: Sequence[str]) -> Command:
     }
     summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
     commands = tyro.extras.subcommand_type_from_defaults(defaults, summaries)
-    return tyro.cli(
-        commands,
-        prog="apv-edu",
-        description="Learn world models from videos; every command has its own --help.",
-        args=list(arguments),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                commands,
+                prog="apv-edu",
+                description="Learn world models from videos; every command has its own --help.",
+                args=list(arguments),
+            )
+    except SystemExit as stop:
+        cause = stop.__context__ and stop.__context__.__context__
+        if isinstance(cause, InputError):  # tyro draws a box round what a nested setting refuses
+            raise cause from None
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         again = shlex.join(["apv-edu", *arguments])
-        print(f"\nInterrupted. To go on from the last checkpoint: {again}", file=sys.stderr)
+        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
         return 130
     return 0
 

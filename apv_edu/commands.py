@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from apv_edu.config import PresetName, PretrainConfig
+from apv_edu.config import PresetName, PretrainConfig, check_seed
 from apv_edu.errors import InputError
 
 if TYPE_CHECKING:
@@ -197,6 +197,9 @@ class Predict:
 
     def run(self, command: str) -> None:
         """Predict."""
+        check_seed(self.seed)
+        if self.clips < 1:
+            raise InputError(f"clips={self.clips} is too small: give a whole number of at least 1.")
         import numpy as np
 
         from apv_edu import metrics
@@ -211,7 +214,7 @@ class Predict:
         if not path.exists() and path.parent == Path():
             path = asset_path(self.model)
         model = load_video_model(path).to(choose_device(self.device))
-        dataset = VideoDataset.open(self.data)
+        dataset = VideoDataset.open(self.data, verify=True)
         if dataset.image_size != (size := model.size.image_size):
             raise InputError(
                 f"{self.data} holds frames of {dataset.image_size} pixels, not the {size} that "
@@ -263,12 +266,12 @@ def open_or_pack(
     """The packed dataset at ``data``, or that of the videos in ``data``, packed once at ``packed``.
 
     Raises:
-        InputError: when ``data`` holds neither.
+        InputError: when ``data`` holds neither, or a damaged dataset.
     """
     from apv_edu.data.video import VideoDataset, pack_videos
 
     if (data / "manifest.json").exists():
-        return VideoDataset.open(data)
+        return VideoDataset.open(data, verify=True)
     return pack_videos(
         data,
         packed,

@@ -1,11 +1,14 @@
 """Every size and setting, in frozen dataclasses, and the four presets: the home of defaults."""
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from apv_edu.errors import InputError
 
 PresetName = Literal["smoke", "laptop", "colab", "paper"]
+IMAGE_SIZES = (32, 64)
+"""Of these the encoder makes 2x2, and the decoder makes these of one pixel."""
 
 
 def _check_counts(settings: Any) -> None:
@@ -13,6 +16,26 @@ def _check_counts(settings: Any) -> None:
         value = getattr(settings, name)
         if isinstance(value, int) and value < 1:
             raise InputError(f"{name}={value} is too small: give a whole number of at least 1.")
+
+
+def _check_range(settings: Any, *names: str, most: float = math.inf, above: bool = False) -> None:
+    """Finite, not negative (and not 0 if ``above``), and not more than ``most``."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and 0 <= value <= most) or (above and value == 0):
+            wanted = "above 0" if above else "of at least 0"
+            wanted += f" and at most {most:g}" if math.isfinite(most) else ""
+            raise InputError(f"{name}={value} is out of range: give a finite number {wanted}.")
+
+
+def check_seed(seed: int) -> None:
+    """A seed is a whole number that every source of randomness takes.
+
+    Raises:
+        InputError: when it is negative or has more than 64 bits.
+    """
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed={seed} is out of range: give a whole number from 0 to 2**64 - 1.")
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,9 @@ class ModelSize:
 
     def __post_init__(self):
         _check_counts(self)
+        if self.image_size not in IMAGE_SIZES:
+            sizes = " or ".join(map(str, IMAGE_SIZES))
+            raise InputError(f"image_size={self.image_size} fits no model: choose {sizes} pixels.")
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,10 @@ class OptimizerConfig:
     weight_decay: float = 1e-6
     """Decoupled, and not multiplied by the learning rate."""
 
+    def __post_init__(self):
+        _check_range(self, "learning_rate", "weight_decay")
+        _check_range(self, "eps", "clip", above=True)
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -60,6 +90,10 @@ class LossConfig:
     """Share of the KL gradient that moves the prior towards the posterior."""
     free_nats: float = 0.0
     """KL below which the KL has no gradient."""
+
+    def __post_init__(self):
+        _check_range(self, "kl_scale", "free_nats")
+        _check_range(self, "kl_balance", most=1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +154,7 @@ def pretrain_config(preset: str, **changes: Any) -> PretrainConfig:
     """The pre-training settings of ``preset`` with some fields replaced.
 
     Raises:
-        InputError: for an unknown preset, or a count below 1.
+        InputError: for an unknown preset, or a setting out of its range.
     """
     if preset not in PRETRAIN:
         raise InputError(f"Unknown preset {preset!r}: choose one of {', '.join(PRETRAIN)}.")

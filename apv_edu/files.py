@@ -1,10 +1,12 @@
 """Files written whole or not at all, so that no kill and no full disk leaves half of one."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from apv_edu.errors import InputError
 
@@ -49,6 +51,44 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"Cannot write {path}{kept}: {error.strerror or error}; "
             "choose a folder that you may write to."
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make ``folder`` if it is missing and keep other processes from writing to it meanwhile.
+
+    Raises:
+        InputError: if another process is at it, or the folder cannot be written.
+    """
+    path = folder / ".lock"
+    while True:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        with file:
+            claim(file, folder)
+            # The holder before us may have deleted the very file that we had opened.
+            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def claim(file: IO[bytes], folder: Path) -> None:
+    """Lock ``file`` in the name of ``folder`` until it is closed or the process dies.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"Another process is writing to {folder}: wait for it or choose another folder."
+        ) from None
 
 
 def remove_leftovers(folder: Path | str) -> None:

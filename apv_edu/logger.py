@@ -7,6 +7,7 @@ continue after a checkpoint of that step, so that a killed run leaves no row twi
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from apv_edu.errors import InputError
 from apv_edu.files import disk_errors, write_atomically
 
 
@@ -58,7 +60,8 @@ class CSVLogger:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([self.columns, *rows])
         write_atomically(self.path, text.getvalue().encode())
-        self.file = self.path.open("a", newline="", encoding="utf-8")
+        with disk_errors(self.path):
+            self.file = self.path.open("a", newline="", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row for each number."""
@@ -95,11 +98,10 @@ class TensorBoardLogger:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
         self.close()
-        if step == 0:
-            for old in self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
         purge = step + 1 if step else None
         with disk_errors(self.folder):
+            for old in [] if step else self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
             self.writer = SummaryWriter(str(self.folder), purge_step=purge)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -162,9 +164,10 @@ class Loggers:
             logger.video(step, name, frames)
 
     def close(self) -> None:
-        """Close each."""
-        for logger in self.loggers:
-            logger.close()
+        """Close each, even if another fails."""
+        with ExitStack() as stack:
+            for logger in self.loggers:
+                stack.callback(logger.close)
 
 
 def folder_logger(folder: Path | str) -> Loggers:
@@ -174,16 +177,23 @@ def folder_logger(folder: Path | str) -> Loggers:
 
 
 def read_csv(path: Path | str) -> list[tuple[int, str, float]]:
-    """The whole rows (step, name, value) of a ``CSVLogger``; none if the file is not there."""
+    """The whole rows (step, name, value) of a ``CSVLogger``; none if the file is not there.
+
+    Raises:
+        InputError: when a whole line is not such a row.
+    """
     path = Path(path)
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a killed writer may leave a half line at the end
-    return [
-        (int(step), name, float(value))
-        for step, name, value in list(csv.reader(io.StringIO(whole)))[1:]
-    ]
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed writer may leave a half line at the end
+        rows = list(csv.reader(io.StringIO(whole)))[1:]
+        return [(int(step), name, float(value)) for step, name, value in rows]
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} is damaged: delete it (it holds numbers, no weights) and run again."
+        ) from error
 
 
 def curves(path: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

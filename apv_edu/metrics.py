@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from skimage.metrics import structural_similarity
 
+from apv_edu.config import check_seed
 from apv_edu.errors import InputError
 from apv_edu.files import write_atomically
 from apv_edu.video_model import ActionFreeVideoModel
@@ -77,8 +78,10 @@ def open_loop_table(
         A row for each method and horizon.
 
     Raises:
-        InputError: when the clips are too short, or there are none.
+        InputError: when the clips are too short or none, ``context`` or ``horizon`` below 1, or
+            the seed is negative.
     """
+    check_seed(seed)
     seen, truth = split_clips(clips, context, horizon)
     predictions = {
         "model": predict_clips(model, seen, horizon, seed=seed, batch=batch),
@@ -100,8 +103,13 @@ def split_clips(
     """The context frames, and the ``horizon`` frames after them.
 
     Raises:
-        InputError: when the clips are too short, or there are none.
+        InputError: when the clips are too short or none, or ``context`` or ``horizon`` below 1.
     """
+    if min(context, horizon) < 1:
+        raise InputError(
+            f"{context} context frames and {horizon} predicted ones are too few: "
+            "ask for at least one of each."
+        )
     if len(clips) == 0 or clips.shape[1] < context + horizon:
         raise InputError(
             f"{len(clips)} clips of {clips.shape[1]} frames are too few for {context} context "
@@ -156,7 +164,15 @@ def predict_clips(
     seed: int = 0,
     batch: int = 32,
 ) -> Float[np.ndarray, "clips horizon height width 3"]:
-    """One sampled open-loop prediction for each clip, in [0, 1]."""
+    """One sampled open-loop prediction for each clip, in [0, 1].
+
+    The noise is drawn for all clips at once, so ``batch`` changes nothing but the memory used.
+
+    Raises:
+        InputError: for frames of another kind or size than the model's.
+
+    Source: APV section 3.1; as DreamerV2's ``WorldModel.video_pred``.
+    """
     device = next(model.parameters()).device
     clips, length = context.shape[:2]
     noise = model.noise(clips, length + horizon, torch.Generator().manual_seed(seed))
@@ -193,7 +209,10 @@ def changed_pixels(
 
 
 def psnr(mse: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Peak signal-to-noise ratio in decibels of a frame's mean squared error."""
+    """Peak signal-to-noise ratio in decibels of a frame's mean squared error, pixels in [0, 1].
+
+    Source: the definition, -10 log10(MSE), with ``LEAST_MSE`` as the least error.
+    """
     return -10 * np.log10(np.maximum(mse, LEAST_MSE))
 
 
@@ -204,6 +223,9 @@ def ssim(
 
     The frames go through scikit-image as tall pictures: windows that would reach into a
     neighbour lie in the border of 3 pixels, which it leaves out of a frame's mean anyway.
+
+    Source: Wang et al., "Image quality assessment: from error visibility to structural
+    similarity", IEEE Transactions on Image Processing, 2004.
     """
     result = []
     for start in range(0, len(a), 32):  # a picture that fits into the processor's cache

@@ -37,6 +37,8 @@ def official_name(parameter: str) -> str:
 
     Raises:
         InputError: if the official model has no such variable.
+
+    Source: the module names in the official files ``common/nets.py`` and ``agent.py``.
     """
     module, _, leaf = parameter.rpartition(".")
     for pattern, name, offset in NAMES:
@@ -49,7 +51,10 @@ def official_name(parameter: str) -> str:
 
 
 def axes(name: str, dimensions: int) -> tuple[int, ...]:
-    """Which of our array's axes the axes of the official array ``name`` are."""
+    """Which of our array's axes the axes of the official array ``name`` are.
+
+    Source: TensorFlow's layouts of kernels, as named at the top of this file.
+    """
     if dimensions == 2:
         return (1, 0)
     if dimensions == 4 and name != "decoder/conv0/kernel":  # the patch has the official layout
@@ -64,6 +69,8 @@ def to_official(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: for a name that the official model has no variable for.
+
+    Source: official file ``common/nets.py``; the action input is that of ``EnsembleRSSM``.
     """
     arrays = {}
     for parameter, tensor in tensors.items():
@@ -82,6 +89,8 @@ def load_official(model: nn.Module, variables: Mapping[str, np.ndarray]) -> None
 
     Raises:
         InputError: if a variable is missing or belongs to a model of another size.
+
+    Source: official file ``common/nets.py``, the inverse of ``to_official``.
     """
     for parameter, tensor in model.named_parameters():
         name = official_name(parameter)

@@ -5,7 +5,6 @@ moments and n. So a run that was killed at any moment and started again ends wit
 of a run that was left alone (same machine, same number of threads).
 """
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apv_edu import checkpoint, metrics
-from apv_edu.config import PretrainConfig
+from apv_edu.config import PretrainConfig, check_seed
 from apv_edu.data.video import VideoDataset
 from apv_edu.device import choose_device, choose_precision
 from apv_edu.errors import InputError
-from apv_edu.files import remove_leftovers
+from apv_edu.files import locked, remove_leftovers
+from apv_edu.finite import check_losses, check_weights
 from apv_edu.logger import Logger, folder_logger
 from apv_edu.optimizer import DecoupledAdam
 from apv_edu.video_model import ActionFreeVideoModel
@@ -74,7 +74,8 @@ def pretrain(
 
     Raises:
         InputError: for settings that do not fit the data or the checkpoint in ``out``, a damaged
-            checkpoint, a full disk, or a loss that is not finite (the last good checkpoint stays).
+            checkpoint, a full disk, a loss that is not finite (the last good checkpoint stays), or
+            a folder that another process trains in.
 
     Source: APV section 3.1 and appendix; official config ``metaworld_pretrain``.
     """
@@ -84,7 +85,14 @@ def pretrain(
             f"{dataset.path} holds frames of {dataset.image_size} pixels but the model takes "
             f"{config.model.image_size}: pack the videos again or set model.image_size."
         )
-    remove_leftovers(out)
+    if not dataset.split("validation"):
+        raise InputError(
+            f"{dataset.path} holds no video out for validation ({len(dataset.videos)} in all): "
+            "pack more videos, or with a larger validation_fraction."
+        )
+    check_seed(seed)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} is too small: give at least 1, or leave it out.")
     place = choose_device(device)
     precision = choose_precision(config.precision, place)
     settings = run_settings(dataset, config, precision, seed, initial)
@@ -92,15 +100,18 @@ def pretrain(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
-        state = _start(config, seed, initial, place)
-        _resume(state, out / CHECKPOINT, settings, config.steps)
-        logger.resume(state.step)
-        _train(state, dataset, config, out, logger, settings, progress)
+        with locked(out):
+            remove_leftovers(out)
+            state = _start(config, seed, initial, place)
+            _resume(state, out / CHECKPOINT, settings, config.steps)
+            logger.resume(state.step)
+            _train(state, dataset, config, out, logger, settings, progress)
+            logger.close()
+            made = checkpoint.provenance(command, seed=seed, steps=state.step)
+            checkpoint.save_video_model(out / MODEL, state.model, made | {"settings": settings})
     finally:
         logger.close()
         torch.set_num_threads(threads_before)
-    story = checkpoint.provenance(command, seed=seed, steps=state.step) | {"settings": settings}
-    checkpoint.save_video_model(out / MODEL, state.model, story)
     return state.model.eval()
 
 
@@ -128,7 +139,13 @@ def batch_of_step(
     seed: int,
     step: int,
 ) -> tuple[UInt8[Tensor, "batch time height width 3"], Float[Tensor, "batch time stoch classes"]]:
-    """The frames and the noise of a step, from ``(seed, step)`` alone, on the model's device."""
+    """The frames and the noise of a step, from ``(seed, step)`` alone, on the model's device.
+
+    Frames are in 0..255, the noise is standard Gumbel.
+
+    Raises:
+        InputError: when no training video has ``config.sequence_length`` frames.
+    """
     shape = (config.batch_size, config.sequence_length)
     frames = dataset.sample(*shape, np.random.default_rng((seed, BATCH, step)))
     device = next(model.parameters()).device
@@ -183,8 +200,13 @@ def run_settings(
     seed: int,
     initial: Path | str | None = None,
 ) -> dict[str, Any]:
-    """What decides the weights after n steps; a run is resumed only with the very same."""
-    start = checkpoint.load(initial)[1] if initial else None
+    """What decides the weights after n steps; a run is resumed only with the very same.
+
+    Data and ``initial`` weights count by their SHA-256, whatever their paths.
+
+    Raises:
+        InputError: when ``initial`` is missing or damaged.
+    """
     return {
         "model": asdict(config.model),
         "optimizer": asdict(config.optimizer),
@@ -194,7 +216,7 @@ def run_settings(
         "precision": precision,
         "seed": seed,
         "dataset": dataset.manifest["sha256"],
-        "initial": start and {key: start.get(key) for key in ("command", "seed", "steps")},
+        "initial": checkpoint.digest(initial) if initial else None,
     }
 
 
@@ -222,9 +244,14 @@ def _resume(state: TrainingState, path: Path, settings: dict[str, Any], steps: i
     if not path.exists():
         return
     tensors, metadata = checkpoint.load(path)
+    if metadata.get("kind") != "pretraining":
+        raise InputError(
+            f"{path} is no checkpoint to resume (a {metadata.get('kind', 'file')!r}): "
+            "move it away, or choose another folder."
+        )
     if (before := metadata["settings"]) != settings:
         raise InputError(
-            f"{path} was trained with other settings ({_differences(before, settings)}): "
+            f"{path} was trained with other settings ({checkpoint.differences(before, settings)}): "
             "give the same ones to resume it, or another folder to start anew."
         )
     if metadata["step"] > steps:
@@ -263,7 +290,7 @@ def _train(
         while state.step < config.steps:
             frames, noise = batch_of_step(model, dataset, config, seed, state.step)
             values = train_step(state, frames, config, noise, settings["precision"])
-            _check_finite(values, state.step, kept, out)
+            check_losses(values, state.step, kept, out)
             bar.update()
             if due(config.log_every):
                 numbers = {f"train/{name}": float(value) for name, value in values.items()}
@@ -282,43 +309,7 @@ def _train(
                 logger.video(state.step, "validation/open_loop", grid)
                 began += time.perf_counter() - paused
             if due(config.checkpoint_every):
-                _check_weights(model, state.step, kept, out)
+                check_weights(model, state.step, kept, out)
                 story = {"kind": "pretraining", "step": state.step, "settings": settings}
                 checkpoint.save(out / CHECKPOINT, _tensors(state), story)
                 kept = state.step
-
-
-def _check_finite(values: dict[str, Tensor], step: int, kept: int, out: Path) -> None:
-    for name in ("model_loss", "grad_norm"):
-        if not math.isfinite(value := float(values[name])):
-            raise InputError(_broken(f"The {name} is {value}", step, kept, out))
-
-
-def _check_weights(model: ActionFreeVideoModel, step: int, kept: int, out: Path) -> None:
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise InputError(_broken(f"The weight {name} is not finite", step, kept, out))
-
-
-def _broken(what: str, step: int, kept: int, out: Path) -> str:
-    saved = f"the checkpoint of step {kept} in {out} is kept" if kept else "nothing was saved yet"
-    return (
-        f"{what} at step {step}, so training stopped ({saved}): start anew in another folder with "
-        "a lower optimizer.learning_rate, and look at the videos."
-    )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Where two nested settings differ, as ``name: before -> now``."""
-
-    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        items: dict[str, Any] = {}
-        for key, value in settings.items():
-            items |= (
-                flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-            )
-        return items
-
-    old, new = flat(before), flat(now)
-    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    return "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in changed)

@@ -57,7 +57,11 @@ class ActionFreeVideoModel(nn.Module):
     def embed(
         self, frames: UInt8[Tensor, "batch time height width 3"]
     ) -> Float[Tensor, "batch time embed"]:
-        """One vector a frame."""
+        """One vector a frame, from frames in 0..255.
+
+        Raises:
+            InputError: for frames of another kind or size than the model's.
+        """
         return self.encoder(self.scale(frames))
 
     def observe(
@@ -67,7 +71,19 @@ class ActionFreeVideoModel(nn.Module):
         is_first: Bool[Tensor, "batch time"] | None = None,
         noise: Float[Tensor, "batch time stoch classes"] | None = None,
     ) -> Rollout:
-        """Watch a video: posterior states (and priors) at every frame; no ``noise``, modes."""
+        """Watch a video: posterior states (and priors) at every frame.
+
+        Args:
+            frames: in 0..255.
+            state: where to start; None is the initial state of zeros.
+            is_first: where a new video begins, so that the state starts anew; None is nowhere.
+            noise: Gumbel noise for samples; None takes the modes.
+
+        Raises:
+            InputError: for frames of another kind or size than the model's.
+
+        Source: APV section 3.1; official file ``common/nets.py``, ``EnsembleRSSM.observe``.
+        """
         return self.rssm.observe(self.embed(frames), state, is_first=is_first, noise=noise)
 
     def imagine(
@@ -76,7 +92,10 @@ class ActionFreeVideoModel(nn.Module):
         steps: int,
         noise: Float[Tensor, "batch time stoch classes"] | None = None,
     ) -> Rollout:
-        """Continue for ``steps`` frames from ``state`` without seeing any."""
+        """Continue for ``steps`` frames from ``state`` without seeing any; no ``noise``, modes.
+
+        Source: APV section 3.1; official file ``common/nets.py``, ``EnsembleRSSM.imagine``.
+        """
         return self.rssm.imagine(state, steps, noise=noise)
 
     def decode(
@@ -128,6 +147,11 @@ class ActionFreeVideoModel(nn.Module):
         """Open-loop prediction: watch ``context``, then imagine ``horizon`` frames, in [0, 1].
 
         ``noise`` covers the context and the horizon, in this order; None takes the modes.
+
+        Raises:
+            InputError: for frames of another kind or size than the model's.
+
+        Source: APV section 3.1; as DreamerV2's ``WorldModel.video_pred``.
         """
         length = context.shape[1]
         seen, unseen = (None, None) if noise is None else (noise[:, :length], noise[:, length:])

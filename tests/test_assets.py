@@ -89,6 +89,27 @@ def test_a_damaged_download_is_named_and_not_kept(outside: Path):
     assert not (outside / "cache").exists()
 
 
+def test_a_download_cut_short_is_named(outside: Path, monkeypatch: pytest.MonkeyPatch):
+    class Short(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[:-4])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Short) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("APV_ASSETS_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(InputError, match=r"Cannot fetch .*4 more expected.*check the network"):
+            assets.asset_path("models/a b.bin")
+        server.shutdown()
+    assert not (outside / "cache").exists()
+
+
 def test_an_address_that_does_not_answer_is_named(outside: Path):
     (outside / "server" / "models" / "a b.bin").unlink()
     with pytest.raises(InputError, match=r"Cannot fetch .*a b\.bin.*set APV_ASSETS_URL"):
@@ -97,7 +118,7 @@ def test_an_address_that_does_not_answer_is_named(outside: Path):
 
 @pytest.mark.parametrize("name", ["model/ab.bin", "../assets.json"])
 def test_an_unknown_name_gets_the_nearest(outside: Path, name: str):
-    with pytest.raises(InputError, match=r"no asset '.*the nearest are models/a b\.bin"):
+    with pytest.raises(InputError, match=r"no file or asset '.*the nearest are models/a b\.bin"):
         assets.asset_path(name)
 
 

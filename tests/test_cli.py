@@ -82,7 +82,12 @@ def test_collect_passes_everything_on(tmp_path: Path, capsys):
     ("arguments", "message"),
     [
         ("predict --model nothing.safetensors --data d --out t.csv", "nothing.safetensors"),
+        ("predict --model nothing.safetensors --data d --out t.csv", "There is no file or asset"),
+        ("predict --model m --data d --out t.csv --seed -1", "seed=-1 is out of range"),
+        ("predict --model m --data d --out t.csv --clips -1", "clips=-1 is too small"),
         ("pretrain --data nowhere --out run", "nowhere"),
+        ("pretrain --data d --out run --model.image-size 48", "image_size=48 fits no model"),
+        ("pretrain --data d --out run --optimizer.clip 0", "clip=0"),
         ("pretrain --data d --out run --steps 0", "steps=0 is too small"),
         ("pretrain --data d --out run --preset=huge", "Unknown preset 'huge'"),
         ("collect --out d --videos 1", "No environment is named"),
@@ -98,6 +103,40 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argum
     assert error.count("\n") == 1
     assert message in error
     assert not any(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("--seed -1", "seed=-1 is out of range"), ("--threads 0", "threads=0 is too small")],
+)
+def test_pretraining_out_of_range_is_one_line(videos, tmp_path, capsys, options, message):
+    run = tmp_path / "run"
+    arguments = ["--data", videos, "--out", run, *RUN, *options.split()]
+    status, _, error = call(capsys, "pretrain", *arguments)
+    assert status == 2
+    assert message in error
+
+
+def test_predicting_nothing_or_from_damaged_frames_is_refused(videos, tmp_path: Path, capsys):
+    run, table = tmp_path / "run", tmp_path / "t.csv"
+    call(capsys, "pretrain", "--data", videos, "--out", run, *RUN)
+    data = run / "dataset"
+    predict = ["predict", "--model", run / "model.safetensors", "--data", data, "--out", table]
+    for option in ("--context", "--horizon"):
+        other = {"--context": "--horizon", "--horizon": "--context"}[option]
+        status, _, error = call(capsys, *predict, option, 0, other, 2)
+        assert status == 2
+        assert "are too few: ask for at least one of each" in error
+    with (data / "frames.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    for command in (predict, ["pretrain", "--data", data, "--out", tmp_path / "again", *RUN]):
+        status, _, error = call(capsys, *command)
+        assert status == 2
+        assert "does not match the checksum" in error
+    assert not table.exists()
 
 
 def test_predicting_other_sizes_names_the_remedy(videos: Path, tmp_path: Path, capsys):
@@ -130,7 +169,14 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.setattr(commands, "open_or_pack", interrupted)
     status, _, error = call(capsys, "pretrain", "--data", "a b", "--out", "run")
     assert status == 130
-    assert "apv-edu pretrain --data 'a b' --out run" in error
+    assert error == "\nInterrupted. To go on: apv-edu pretrain --data 'a b' --out run\n"
+
+
+def test_arguments_that_do_not_parse_are_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["pretrain", "--data", "d", "--out", "o", "--stepz", "3"])
+    assert stop.value.code == 2
+    assert "--stepz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preset", PRETRAIN)

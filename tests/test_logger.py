@@ -65,6 +65,14 @@ def test_resume_at_zero_starts_anew(tmp_path: Path):
     assert (tmp_path / "m.csv").read_text() == "step,name,value\n"
 
 
+@pytest.mark.parametrize("line", ["x,a,1.0", "3,a", "3,a,?"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str):
+    path = tmp_path / "m.csv"
+    path.write_text(f"step,name,value\n1,a,1.0\n{line}\n4,a,1.0\n")
+    with pytest.raises(InputError, match=r"m\.csv is damaged: delete it"):
+        CSVLogger(path).resume(3)
+
+
 def test_no_log_has_no_rows(tmp_path: Path):
     assert read_csv(tmp_path / "none.csv") == []
 
@@ -125,6 +133,34 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(logger, "file", Full())
     with pytest.raises(InputError, match=r"No space left to write .*m\.csv \(what was there"):
         logger.scalars(1, {"a": 1.0})
+
+
+def test_what_resuming_may_not_open_or_delete_is_named(tmp_path: Path, monkeypatch):
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    TensorBoardLogger(tmp_path / "tb").scalars(1, {"a": 1.0})
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"Cannot write .*tb"):
+        patch.setattr(Path, "unlink", refuse)
+        TensorBoardLogger(tmp_path / "tb").resume(0)
+    monkeypatch.setattr("apv_edu.logger.write_atomically", lambda *_: None)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"Cannot write .*m\.csv.*Permission denied"):
+        CSVLogger(tmp_path / "m.csv").resume(0)
+
+
+def test_all_are_closed_even_if_one_fails(tmp_path: Path, monkeypatch):
+    def broken() -> None:
+        raise InputError("No space left.")
+
+    first, second, third = (CSVLogger(tmp_path / f"{name}.csv") for name in "abc")
+    logger = Loggers(first, second, third)
+    logger.resume(0)
+    monkeypatch.setattr(second, "close", broken)
+    with pytest.raises(InputError, match="No space left"):
+        logger.close()
+    assert first.file is None
+    assert third.file is None
 
 
 def test_several_as_one(tmp_path: Path):

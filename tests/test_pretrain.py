@@ -1,4 +1,7 @@
 import dataclasses
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +74,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
 
 
 def run(dataset: VideoDataset, out: Path, **changes) -> ActionFreeVideoModel:
-    keys = ("seed", "logger", "initial", "device", "threads", "command")
+    keys = ("seed", "progress", "logger", "initial", "device", "threads", "command")
     arguments = {key: changes.pop(key) for key in keys if key in changes}
     arguments = {"progress": False, "device": "cpu", "threads": 1} | arguments
     return pretrain(dataset, quick(**changes), out, **arguments)
@@ -178,6 +181,69 @@ def test_videos_too_short_for_validation_are_refused_at_once(dataset, tmp_path: 
     assert not logger.numbers
 
 
+def test_a_model_in_the_checkpoints_place_is_refused(dataset: VideoDataset, tmp_path: Path):
+    run(dataset, tmp_path, steps=1)
+    (tmp_path / "model.safetensors").replace(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(InputError, match=r"no checkpoint to resume \(a 'video_model'\): move it"):
+        run(dataset, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("seed", -1, "seed=-1 is out of range"),
+        ("threads", 0, "threads=0 is too small"),
+        ("threads", -1, "threads=-1 is too small"),
+    ],
+)
+def test_seeds_and_threads_out_of_range_are_refused(
+    dataset: VideoDataset, tmp_path: Path, argument: str, value: int, message: str
+):
+    with pytest.raises(InputError, match=message):
+        run(dataset, tmp_path / "run", **{argument: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_without_held_out_videos_is_named(tmp_path: Path):
+    single = pack_videos(
+        bouncing(tmp_path / "one", 1), tmp_path / "data", image_size=32, min_length=10,
+        progress=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"no video out for validation \(1 in all\): pack more"):
+        run(single, tmp_path / "run")
+
+
+def test_two_processes_do_not_share_a_folder(dataset: VideoDataset, tmp_path: Path):
+    code = (
+        "import sys, pathlib; from apv_edu.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "mine\n"
+    logger = Recorder()
+    with pytest.raises(InputError, match=r"Another process is writing to .*another folder"):
+        run(dataset, tmp_path, logger=logger)
+    assert not logger.numbers
+    assert logger.closed
+    other.kill()  # the kernel lets go of the lock
+    other.communicate()
+    run(dataset, tmp_path, steps=1)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_progress_shows_the_time_left(dataset: VideoDataset, tmp_path: Path, capsys):
+    run(dataset, tmp_path, progress=True, logger=Recorder())
+    error = capsys.readouterr().err
+    assert re.search(r"6/6 \[\d\d:\d\d<\d\d:\d\d", error)
+    assert re.search(r"loss=\d+", error)
+
+
 def test_a_damaged_checkpoint_is_refused(dataset: VideoDataset, tmp_path: Path):
     run(dataset, tmp_path, steps=2, validate_every=9)
     path = tmp_path / "checkpoint.safetensors"
@@ -225,8 +291,17 @@ def test_starting_from_other_weights(dataset: VideoDataset, tmp_path: Path):
     optimizer = dataclasses.replace(quick().optimizer, learning_rate=0.0, weight_decay=0.0)
     again = run(dataset, tmp_path / "again", initial=initial, optimizer=optimizer)
     assert same(first, again)
-    with pytest.raises(InputError, match=r"initial\.command: .* there, None now"):
-        run(dataset, tmp_path / "again", optimizer=optimizer)
+    again_with = {"optimizer": optimizer, "steps": 7}
+    with pytest.raises(InputError, match=r"\(initial: [0-9a-f]{64} there, None now"):
+        run(dataset, tmp_path / "again", **again_with)
+    tensors, story = checkpoint.load(initial)  # the same story, other weights
+    others = {name: tensor + 1 for name, tensor in tensors.items()}
+    checkpoint.save(tmp_path / "other.safetensors", others, story)
+    with pytest.raises(InputError, match=r"\(initial: [0-9a-f]{64} there, [0-9a-f]{64} now\)"):
+        run(dataset, tmp_path / "again", initial=tmp_path / "other.safetensors", **again_with)
+    moved = initial.rename(tmp_path / "moved.safetensors")  # a path is no identity
+    initial = moved
+    assert same(first, run(dataset, tmp_path / "again", initial=moved, **again_with))
     larger = dataclasses.replace(SIZE, deter=48)
     with pytest.raises(InputError, match=r"other sizes \(deter=32\) than asked for \(deter=48\)"):
         run(dataset, tmp_path / "larger", initial=initial, model=larger)

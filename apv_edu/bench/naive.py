@@ -3,6 +3,8 @@
 The same mathematics as ``ActionFreeVideoModel.loss`` with none of its arrangements: distribution
 objects, prior, posterior and divergence at every step of the loop, transposed convolutions
 throughout, channels first. It copies the model's weights, so that both compute the same loss.
+The optimiser is torch's own AdamW, which is not the official Adam of ``apv_edu.optimizer``: the
+work is alike, the updates are not.
 """
 
 from copy import deepcopy

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apv_edu.bench.naive import NaiveStep
 from apv_edu.config import PRETRAIN, LossConfig, ModelSize, OptimizerConfig
-from apv_edu.nets.vision import decoder_kernels
+from apv_edu.nets.vision import DECODER_KERNELS
 from apv_edu.optimizer import DecoupledAdam
 from apv_edu.video_model import ActionFreeVideoModel
 
@@ -21,10 +21,13 @@ GEMM = 2048
 def flops_per_step(size: ModelSize, batch: int, length: int) -> int:
     """Floating-point operations of one update: two a multiply-add, convolutions and products only.
 
-    The backward pass is twice the forward pass, less the gradient of the frames.
+    ``size`` has an image size of 32 or 64; ``batch`` sequences of ``length`` frames. The backward
+    pass is twice the forward pass, less the gradient of the frames.
+
+    Source: counted from the layers of ``apv_edu.nets``, those of APV's appendix.
     """
     pixels, channels, encoder = size.image_size, 3, []
-    for layer in range(len(decoder_kernels(size.image_size))):
+    for layer in range(len(DECODER_KERNELS[size.image_size])):
         pixels, wider = (pixels - 4) // 2 + 1, size.depth * 2**layer
         encoder.append(pixels**2 * 4**2 * channels * wider)
         channels = wider
@@ -37,7 +40,7 @@ def flops_per_step(size: ModelSize, batch: int, length: int) -> int:
 
     decoder, pixels, channels = (latent + deter) * embed, 1, embed
     widths = [*(size.depth * 2**layer for layer in reversed(range(len(encoder) - 1))), 3]
-    for kernel, width in zip(decoder_kernels(size.image_size), widths, strict=True):
+    for kernel, width in zip(DECODER_KERNELS[size.image_size], widths, strict=True):
         decoder += pixels**2 * kernel**2 * channels * width
         pixels, channels = (pixels - 1) * 2 + kernel, width
     return 2 * batch * length * (3 * (sum(encoder) + rssm + decoder) - encoder[0])

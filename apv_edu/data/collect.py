@@ -5,9 +5,8 @@ can be stopped and taken up again, by any number of processes, and comes out the
 """
 
 import json
-import multiprocessing as mp
 import os
-import queue
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,22 +18,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 import apv_edu
-from apv_edu.data.recording import (
-    Behaviour,
-    Settings,
-    episode_path,
-    episode_seed,
-    label,
-    record,
-    save_episode,
-)
-from apv_edu.envs import make_env, task_names
+from apv_edu.data import workers as recorders
+from apv_edu.data.recording import Behaviour, Settings, episode_seed, label
+from apv_edu.envs import SUITES, check_name, task_names
 from apv_edu.envs.rendering import Quality
 from apv_edu.errors import InputError
-from apv_edu.files import remove_leftovers, write_atomically
+from apv_edu.files import locked, remove_leftovers, write_atomically
 
 DEFAULT_NOISE: dict[Behaviour, float] = {"expert": 0.0, "noisy-expert": 0.3, "smooth-random": 0.0}
-SUITES = ("metaworld", "dmc", "tabletop")
 MANIFEST = "collect.json"
 
 PAPER_METAWORLD_TASKS = (
@@ -109,7 +100,7 @@ def collect(
 
     Raises:
         InputError: for unknown names, impossible settings, a folder that holds something else,
-            or a full disk.
+            that another process is writing to, or a full disk; or if a process fails.
     """
     names = expand(name, exclude)
     if behaviour not in DEFAULT_NOISE:
@@ -127,18 +118,21 @@ def collect(
     )  # fmt: skip
 
     folder = Path(out)
-    _prepare(folder, names, videos, settings)
-    present = _on_disk(folder)
-    missing = {n: [i for i in range(videos) if (label(n), i) not in present] for n in names}
-    total = sum(map(len, missing.values()))
-    jobs = _jobs(missing, workers)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder for the videos.")
     made = frames = successes = 0
-    bar = tqdm(total=total, unit="video", desc=f"collect {folder.name}", disable=not progress)
-    with bar, _no_leftovers(folder):
-        for length, success in _run(jobs, folder, settings, min(workers, len(jobs))):
-            made, frames, successes = made + 1, frames + length, successes + success
-            bar.set_postfix(frames=frames, success=f"{successes / made:.0%}", refresh=False)
-            bar.update()
+    with locked(folder), _no_leftovers(folder):
+        _prepare(folder, names, videos, settings)
+        present = _on_disk(folder)
+        missing = {n: [i for i in range(videos) if (label(n), i) not in present] for n in names}
+        total = sum(map(len, missing.values()))
+        jobs = recorders.share_out(missing, workers)
+        title = f"collect {folder.name}"
+        with tqdm(total=total, unit="video", desc=title, disable=not progress) as bar:
+            for length, success in recorders.run(jobs, folder, settings, min(workers, len(jobs))):
+                made, frames, successes = made + 1, frames + length, successes + success
+                bar.set_postfix(frames=frames, success=f"{successes / made:.0%}", refresh=False)
+                bar.update()
     return Collected(folder, len(names) * videos - total, made, frames, successes)
 
 
@@ -159,17 +153,14 @@ def expand(name: str | Sequence[str], exclude: str | Sequence[str] = ()) -> list
 
 
 def _match(pattern: str) -> list[str]:
-    suite = pattern.partition(":")[0]
-    if suite not in SUITES:
-        raise InputError(
-            f"Unknown environment {pattern!r}: a name is a suite ({', '.join(SUITES)}), a colon "
-            "and a task, such as 'metaworld:lever-pull' or 'metaworld:*'."
-        )
-    known = [task if ":" in task else f"{suite}:{task}" for task in task_names(suite)]
+    if not any(sign in pattern for sign in "*?["):
+        check_name(pattern)
+        return [pattern]
+    known = [name for suite in SUITES for name in task_names(suite)]
     found = [name for name in known if fnmatchcase(name, pattern)]
     if not found:
         near = get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
-        raise InputError(f"Unknown environment {pattern!r}: the nearest are {', '.join(near)}.")
+        raise InputError(f"No environment is like {pattern!r}: the nearest are {', '.join(near)}.")
     return found
 
 
@@ -181,8 +172,6 @@ def _at_least(key: str, value: float | None, lowest: int) -> None:
 def _prepare(folder: Path, names: list[str], videos: int, settings: Settings) -> None:
     """Write the manifest of a new folder, or see that an old one was made with these settings."""
     manifest = folder / MANIFEST
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: name a folder for the videos.")
     if manifest.exists():
         try:
             before = json.loads(manifest.read_text())
@@ -190,7 +179,8 @@ def _prepare(folder: Path, names: list[str], videos: int, settings: Settings) ->
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest} is damaged ({error}): choose a new folder.") from None
         now = {"names": names, **json.loads(json.dumps(asdict(settings), default=str))}
-        if differing := [key for key in now if before.get(key) != now[key]]:
+        differing = [key for key in now if before.get(key) != now[key]]
+        if differing and _on_disk(folder):  # a call that recorded nothing may be corrected
             raise InputError(
                 f"{folder} was recorded with other settings ({', '.join(differing)}): "
                 "give the same ones to go on, or choose a new folder."
@@ -212,101 +202,8 @@ def _prepare(folder: Path, names: list[str], videos: int, settings: Settings) ->
 
 def _on_disk(folder: Path) -> set[tuple[str, int]]:
     """(label, index) of the episodes already recorded."""
-    parts = (path.stem.split("-") for path in folder.glob("[!.]*-*-*.npz"))
-    return {(p[0], int(p[1])) for p in parts}
-
-
-def _jobs(missing: dict[str, list[int]], workers: int) -> list[tuple[str, list[int]]]:
-    """Jobs of one environment each; few environments are shared out among the processes."""
-    parts = 1 if len(missing) >= 4 * workers else workers
-    shares = ((name, indices[p::parts]) for name, indices in missing.items() for p in range(parts))
-    return [(name, share) for name, share in shares if share]
-
-
-def _run(
-    jobs: list[tuple[str, list[int]]], folder: Path, settings: Settings, workers: int
-) -> Iterator[tuple[int, bool]]:
-    """Yield (length, success) of each recorded episode, from this process or from several."""
-    if workers == 0:
-        for name, indices in jobs:
-            yield from _record_job(name, indices, folder, settings)
-        return
-    context = mp.get_context("spawn")  # OpenGL contexts do not survive a fork
-    todo, done = context.Queue(), context.Queue()
-    for job in [*jobs, *[None] * workers]:
-        todo.put(job)
-    arguments = (todo, done, folder, settings)
-    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
-    try:
-        for process in processes:
-            process.start()
-        for _ in range(sum(len(indices) for _, indices in jobs)):
-            yield _next_result(done, processes)
-        for process in processes:
-            process.join(timeout=10)
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
-        todo.cancel_join_thread()
-
-
-def _next_result(done: Any, processes: list[Any]) -> tuple[int, bool]:
-    """The next (length, success), or the error that stopped a process."""
-    while True:
-        lost = [p.exitcode for p in processes if p.exitcode]
-        try:
-            result = done.get(timeout=1)
-        except queue.Empty:
-            if lost:
-                raise RuntimeError(
-                    f"A recording process ended with status {lost[0]}: collect again to go on."
-                ) from None
-            continue
-        if isinstance(result, BaseException):
-            raise result
-        return result
-
-
-def _work(todo: Any, done: Any, folder: Path, settings: Settings) -> None:
-    """The loop of one process: take a job, record its episodes with one environment."""
-    parent = mp.parent_process()
-    try:
-        while (job := todo.get()) is not None:
-            name, indices = job
-            for result in _record_job(name, indices, folder, settings):
-                done.put(result)
-                if parent is not None and not parent.is_alive():
-                    return
-    except KeyboardInterrupt:
-        pass
-    except InputError as error:
-        done.put(error)
-    except Exception as error:
-        done.put(RuntimeError(f"A recording process failed, {type(error).__name__}: {error}"))
-
-
-def _record_job(
-    name: str, indices: list[int], folder: Path, settings: Settings
-) -> Iterator[tuple[int, bool]]:
-    env = make_env(
-        name,
-        image_size=settings.image_size,
-        action_repeat=settings.action_repeat,
-        rendering=settings.rendering,
-        **settings.options,
-    )
-    try:
-        if settings.behaviour != "smooth-random" and not hasattr(env.unwrapped, "expert_action"):
-            raise InputError(f"{name} has no scripted expert: use behaviour='smooth-random'.")
-        for index in indices:
-            seeds = episode_seed(settings.seed, name, index)
-            frames, terminal, success = record(env, settings, seeds)
-            save_episode(episode_path(folder, name, index, len(frames)), frames, terminal)
-            yield len(frames), success
-    finally:
-        env.close()
+    names = (re.fullmatch(r"(\w+)-(\d+)-\d+", path.stem) for path in folder.glob("*.npz"))
+    return {(name[1], int(name[2])) for name in names if name}
 
 
 @contextmanager

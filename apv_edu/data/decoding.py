@@ -109,8 +109,8 @@ def file_frames(path: Path) -> Iterator[Frame]:
     """Decode a video file with PyAV (FFmpeg), upright as its rotation mark says.
 
     Raises:
-        InputError: for damaged, grey or transparent frames, or, at the end, for a file that lasts
-            less than 90% of the duration it announces.
+        InputError: for damaged, grey or transparent frames, for an mp4 that ends before its index
+            does, or, at the end, for a file that lasts less than 90% of the duration it announces.
         Exception: whatever else the decoder raises.
     """
     start: float | None = None
@@ -119,6 +119,7 @@ def file_frames(path: Path) -> Iterator[Frame]:
         if not container.streams.video:
             raise InputError(f"{path} has no video stream: remove it.")
         stream = container.streams.video[0]
+        _check_index(path, container, stream)
         announced = _announced_seconds(container, stream)
         _check_size(path, stream.codec_context.height, stream.codec_context.width)
         for frame in container.decode(stream):
@@ -135,6 +136,15 @@ def file_frames(path: Path) -> Iterator[Frame]:
         )
     if path.suffix.lower() == ".gif" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
         raise InputError(f"{path} is truncated (a gif ends with a semicolon): {_AGAIN}.")
+
+
+def _check_index(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """Refuse an mp4 or mov whose index names packets beyond the end of the file."""
+    if "mp4" in container.format.name.split(","):
+        entries = getattr(stream, "index_entries", ())  # older versions of PyAV show no index
+        end, size = max((e.pos + e.size for e in entries), default=0), path.stat().st_size
+        if end > size:
+            raise InputError(f"{path} is truncated ({size} bytes of {end} are there): {_AGAIN}.")
 
 
 def _announced_seconds(container: InputContainer, stream: VideoStream) -> float:

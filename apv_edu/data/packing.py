@@ -1,7 +1,5 @@
 """Write many videos into one uint8 array on disk, whole or not at all."""
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -23,6 +21,7 @@ import apv_edu
 from apv_edu.data.decoding import image_files
 from apv_edu.data.readers import find_videos, iterate_video
 from apv_edu.errors import InputError
+from apv_edu.files import claim, disk_errors
 
 PathLike = str | os.PathLike[str]
 
@@ -42,8 +41,8 @@ class Source:
     name: str
     """Its path below the folder that all sources share."""
     label: str
-    extent: int
-    """Bytes of a file, images of a folder."""
+    extent: tuple[int, int, int]
+    """Files, bytes and sum of the times of change in ns: of one file, or of a folder's images."""
 
 
 def gather(source: PathLike | Sequence[PathLike]) -> list[Source]:
@@ -98,14 +97,14 @@ def label_of(path: Path) -> str:
     return parent.name
 
 
-def _extent(path: Path) -> int:
-    if path.is_dir():
-        return len(image_files(path))
-    return path.stat().st_size if path.exists() else 0  # a link to nowhere
+def _extent(path: Path) -> tuple[int, int, int]:
+    files = image_files(path) if path.is_dir() else [path]
+    stats = [file.stat() for file in files if file.exists()]  # a link to nowhere does not
+    return len(stats), sum(s.st_size for s in stats), sum(s.st_mtime_ns for s in stats)
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
-    """A sha256 over names and sizes that tells one list of sources from another."""
+    """A sha256 over names, sizes and times of change, which tells lists of sources apart."""
     lines = sorted(f"{source.name}\t{source.extent}" for source in sources)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -244,27 +243,14 @@ def locked_partial(out: Path) -> Iterator[Path]:
         InputError: if another process is building there, or it cannot be written (a full disk).
     """
     partial = out.with_name(f".{out.name}.partial")
-    try:
+    with disk_errors(out):
         partial.mkdir(parents=True, exist_ok=True)
-        with (partial / FRAMES).open("ab") as lock:  # the system unlocks it when a process dies
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"Another process is packing videos into {out}: wait or choose another out."
-                ) from None
+        with (partial / FRAMES).open("ab") as lock:
+            claim(lock, out)
             try:
                 yield partial
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"The disk of {out} is full: free space or choose another folder as out."
-            ) from error
-        raise InputError(
-            f"{out} cannot be written ({error}): choose another folder as out."
-        ) from error
 
 
 def publish(partial: Path, out: Path) -> None:

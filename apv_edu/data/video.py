@@ -140,8 +140,10 @@ class VideoDataset:
         gives one before any gives two, and the clips of one video start in equal parts of it.
 
         Raises:
-            InputError: if no video of the split is long enough.
+            InputError: if no video of the split is long enough, or for an impossible argument.
         """
+        if count < 1 or seed < 0:
+            raise InputError(f"Out of range: {count=} must be at least 1 and {seed=} at least 0.")
         spans = self._long_enough(length, split)
         labels = [v.label for v in self.split(split) if v.length >= length]
         rng = np.random.default_rng(seed)
@@ -201,10 +203,10 @@ def pack_videos(
 ) -> VideoDataset:
     """Pack every video of one or several folders into the dataset ``out``, once.
 
-    ``out`` appears whole or not at all; if it is there already, from the same sources and
-    settings, it is opened and returned. A video that cannot be used is skipped, named on stderr
-    and recorded with its reason in ``manifest["skipped"]``. Splits are by video and by label
-    (``packing.split_by_label``; labels: ``packing.gather``).
+    ``out`` appears whole or not at all; if it is there already, from the same settings and the
+    same sources (by name, size and time of change), it is opened and returned. A video that cannot
+    be used is skipped, named on stderr and recorded with its reason in ``manifest["skipped"]``.
+    Splits are by video and by label (``packing.split_by_label``; labels: ``packing.gather``).
 
     Args:
         source: a folder, a list of folders, or a single video.

@@ -30,6 +30,12 @@ _MODEL_SEED = 0
 """Of the few worlds with random parts (the springs of lqr): a task is the same world every time."""
 
 
+def _restore_in1d() -> None:
+    """Give NumPy 2.4 and later the function ``in1d`` back, which dm_control 1.0.28 still calls."""
+    if not hasattr(np, "in1d"):
+        np.in1d = lambda values, among: np.isin(values, among).ravel()  # noqa: NPY201
+
+
 class DMC(gymnasium.Env):
     """One task of the suite, ``domain-task``: the observation is a frame.
 
@@ -58,13 +64,16 @@ class DMC(gymnasium.Env):
         rendering: Quality = "fast",
         seed: int | None = None,
     ):
+        _restore_in1d()
         try:
             from dm_control import suite
+            from dm_control.rl.control import PhysicsError
         except ModuleNotFoundError as error:
             raise InputError(
                 f"dmc:{task} needs dm_control, which is not installed: run `{INSTALL}`."
             ) from error
 
+        self._diverged = PhysicsError
         self.task = task
         self.render_mode = "rgb_array"
         domain, name = task.split("-")
@@ -103,9 +112,15 @@ class DMC(gymnasium.Env):
     def simulate(
         self, action: Float32[np.ndarray, "actions"]
     ) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Advance by one control step without drawing: reward, terminated, truncated, info."""
+        """Advance by one control step without drawing: reward, terminated, truncated, info.
+
+        A simulation that diverges, as MuJoCo's does once in a great while, truncates the episode.
+        """
         share = (np.clip(action, -1, 1).astype(np.float64) + 1) / 2
-        step = self._world.step(self._low + share * (self._high - self._low))
+        try:
+            step = self._world.step(self._low + share * (self._high - self._low))
+        except self._diverged:
+            return 0.0, False, True, {"success": False}
         terminated = bool(step.last() and step.discount == 0)
         return float(step.reward), terminated, False, {"success": False}
 

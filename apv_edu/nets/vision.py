@@ -7,23 +7,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from apv_edu.errors import InputError
 from apv_edu.nets.layers import ImageTranspose, PixelToPatch, glorot
 
-# Kernels of the transposed convolutions that grow 1x1 to the image size.
+# Kernels of the transposed convolutions that grow 1x1 to the image size, one a layer; the encoder
+# has as many layers. ModelSize lets no other size through.
 DECODER_KERNELS = {64: (5, 5, 6, 6), 32: (5, 6, 6)}
-
-
-def decoder_kernels(image_size: int) -> tuple[int, ...]:
-    """Kernel sizes of the decoder, one a layer; the encoder has as many layers.
-
-    Raises:
-        InputError: if no stack of layers fits ``image_size``.
-    """
-    if image_size not in DECODER_KERNELS:
-        sizes = " or ".join(map(str, DECODER_KERNELS))
-        raise InputError(f"image_size {image_size} fits no encoder: choose {sizes} pixels.")
-    return DECODER_KERNELS[image_size]
 
 
 class Encoder(nn.Module):
@@ -34,7 +22,7 @@ class Encoder(nn.Module):
 
     def __init__(self, image_size: int, depth: int):
         super().__init__()
-        layers = len(decoder_kernels(image_size))
+        layers = len(DECODER_KERNELS[image_size])
         channels = [3, *(depth * 2**layer for layer in range(layers))]
         self.convs = nn.ModuleList(
             glorot(nn.Conv2d(a, b, kernel_size=4, stride=2)) for a, b in pairwise(channels)
@@ -60,7 +48,7 @@ class Decoder(nn.Module):
 
     def __init__(self, features: int, image_size: int, depth: int):
         super().__init__()
-        first, *middle, last = decoder_kernels(image_size)
+        first, *middle, last = DECODER_KERNELS[image_size]
         channels = [depth * 2**layer for layer in reversed(range(len(middle) + 1))]
         width = 8 * channels[0]
         self.dense = glorot(nn.Linear(features, width))

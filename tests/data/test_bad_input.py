@@ -60,13 +60,16 @@ def cut_before_frame(path: Path, frame: int, extra: int = 0) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
-def test_a_video_cut_between_two_frames(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "frame"), [(".mp4", 33), (".mp4", 38), (".mp4", 39), (".webm", 33), (".avi", 33)]
+)
+def test_a_video_cut_between_two_frames(tmp_path, suffix, frame):
     """Nothing in what is left is damaged: only the header tells that more was there."""
     frames = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3), np.uint8)
     codec, pixels = ("mjpeg", "yuvj420p") if suffix == ".avi" else ("", "")  # frames of one size
     path = write_video(tmp_path / f"cut{suffix}", frames, codec, pixels, header_first=True)
-    refused(cut_before_frame(path, 33), "copy or download")
+    assert len(read_video(path)) == 40
+    refused(cut_before_frame(path, frame), "truncated (", "are there", "copy or download")
 
 
 def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path):
@@ -292,7 +295,9 @@ def test_an_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError) as caught:
         pack_videos(tmp_path / "in", tmp_path / "file" / "out", min_length=5, progress=False)
-    one_sentence(str(caught.value), str(tmp_path / "file" / "out"), "cannot be written")
+    one_sentence(
+        str(caught.value), str(tmp_path / "file" / "out"), "Cannot write", "choose a folder"
+    )
 
 
 def full_disk(*_args: object) -> None:
@@ -324,7 +329,7 @@ def test_a_full_disk(tmp_path, monkeypatch, stage):
         monkeypatch.setattr(owner, stage, lambda *_args, **_options: full_disk())
     with pytest.raises(InputError) as caught:
         pack_videos(tmp_path / "in", tmp_path / "out", min_length=5, progress=False)
-    one_sentence(str(caught.value), str(tmp_path / "out"), "is full", "free space")
+    one_sentence(str(caught.value), str(tmp_path / "out"), "No space left", "free some")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from apv_edu.data import collect as collecting
+from apv_edu.data import workers
 from apv_edu.data.collect import PAPER_METAWORLD_TASKS, collect, expand
-from apv_edu.data.recording import Settings, save_episode, smooth_random
+from apv_edu.data.recording import Settings, episode_path, save_episode, smooth_random
 from apv_edu.errors import InputError
+from apv_edu.files import locked
 
 
 def quietly(name, out, **settings):
@@ -51,7 +53,7 @@ def test_files_are_official_episodes_without_actions(tmp_path):
 
 
 def test_a_task_with_dashes_is_still_all_before_the_first_dash():
-    path = collecting.episode_path(Path("v"), "dmc:ball_in_cup-catch", 7, 51)
+    path = episode_path(Path("v"), "dmc:ball_in_cup-catch", 7, 51)
     assert path.name == "dmc_ball_in_cup_catch-00007-51.npz"
 
 
@@ -175,7 +177,9 @@ def test_bad_names_are_answered_with_the_nearest(tmp_path):
     out = tmp_path / "v"
     fails("'tabletop:psh'", "tabletop:push", name="tabletop:psh", out=out)
     fails("'metaworld:lever-pul'", "metaworld:lever-pull", name="metaworld:lever-pul", out=out)
-    fails("'atari:pong'", "metaworld", name="atari:pong", out=out)
+    fails("'lever-pull'", "metaworld:lever-pull", name="lever-pull", out=out)
+    fails("'metaword:lever-pull'", "metaworld:lever-pull", name="metaword:lever-pull", out=out)
+    fails("'atari:pong'", "suite:task", name="atari:pong", out=out)
     fails("'tabletop:lift*'", name=["tabletop:push", "tabletop:lift*"], out=out)
     fails("left", "tabletop:*", name="tabletop:push", exclude="tabletop:*", out=out)
     assert not out.exists()
@@ -249,19 +253,63 @@ def test_an_error_in_a_process_reaches_the_reader(tmp_path):
 
 
 def test_a_process_that_dies_is_noticed():
-    import queue
+    dead = SimpleNamespace(exitcode=-9, is_alive=lambda: False)
+    alive = SimpleNamespace(exitcode=None, is_alive=lambda: True)
+    with pytest.raises(InputError, match="status -9: collect again to go on"):
+        workers._next_result(queue.Queue(), [alive, dead])
+    gone = SimpleNamespace(exitcode=0, is_alive=lambda: False)  # ended well, and too early
+    with pytest.raises(InputError, match="status 0: collect again to go on"):
+        workers._next_result(queue.Queue(), [gone, gone])
 
-    dead = SimpleNamespace(exitcode=-9)
-    with pytest.raises(RuntimeError, match="status -9"):
-        collecting._next_result(queue.Queue(), [dead])
+
+def test_a_process_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_args):
+        raise ValueError("qpos is\nnot finite.")
+
+    todo, done = queue.Queue(), queue.Queue()
+    todo.put(("tabletop:push", [0]))
+    monkeypatch.setattr(workers, "record", fail)
+    workers._work(todo, done, tmp_path, Settings(image_size=16))
+    with pytest.raises(InputError) as caught:
+        workers._next_result(done, [])
+    message = str(caught.value)
+    assert "Recording tabletop:push failed (ValueError: qpos is not finite): collect" in message
+    assert "workers=0" in message and "\n" not in message and message.endswith(".")
 
 
 def test_a_world_without_an_expert_says_so(tmp_path, monkeypatch):
     closed = []
     world = SimpleNamespace(unwrapped=object(), close=lambda: closed.append(1))
-    monkeypatch.setattr(collecting, "make_env", lambda *_, **__: world)
-    fails("tabletop:push has no scripted expert", "smooth-random", out=tmp_path)
+    monkeypatch.setattr(workers, "make_env", lambda *_, **__: world)
+    words = ("tabletop:push has no scripted expert", "use the behaviour smooth-random")
+    fails(*words, out=tmp_path)
     assert closed == [1]
+
+
+def test_a_refused_collection_can_be_corrected_in_its_folder(tmp_path):
+    fails("'plaid'", "wood", out=tmp_path, look="plaid")
+    assert quietly("tabletop:push", tmp_path, look="wood", image_size=16).made == 3
+    assert json.loads((tmp_path / "collect.json").read_text())["settings"]["image_size"] == 16
+    fails("other settings", "image_size", out=tmp_path, look="wood")
+
+
+def test_videos_of_others_are_not_counted(tmp_path):
+    quietly("tabletop:push", tmp_path, videos=1, image_size=16)
+    for name in ("my-own-video", "holiday", "tabletop_push-1-a"):
+        np.savez(tmp_path / f"{name}.npz", image=np.zeros((2, 8, 8, 3), np.uint8))
+    done = quietly("tabletop:push", tmp_path, videos=2, image_size=16)
+    assert (done.present, done.made) == (1, 1)
+
+
+def test_two_collections_at_once_do_not_mix(tmp_path):
+    half = tmp_path / ".tabletop_push-00000-51.npz.1.part"
+    with locked(tmp_path):
+        half.write_bytes(b"half an episode of the other process")
+        fails("Another process is writing to", str(tmp_path), out=tmp_path)
+        assert half.exists() and not (tmp_path / "collect.json").exists()
+    half.unlink()
+    assert quietly("tabletop:push", tmp_path, image_size=16).made == 3
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_true_end_is_marked(tmp_path):

@@ -1,39 +1,16 @@
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from worlds import DRAWN, equal, make_env, play
 
-from apv_edu import envs
-from apv_edu.envs import task_names
+from apv_edu.envs import dmc, task_names
 from apv_edu.envs.dmc import TASKS
 from apv_edu.envs.rendering import choose_gl
 from apv_edu.errors import InputError
 
-
-def make_env(name: str, **settings: Any) -> Any:  # untyped: tests look inside the worlds
-    return envs.make_env(name, **settings)
-
-
-pytestmark = [
-    pytest.mark.gl,
-    pytest.mark.filterwarnings("ignore:.*different from the unwrapped.*"),
-    pytest.mark.filterwarnings("ignore:.*environment not having a spec.*"),
-]
-
-
-def play(env, steps: int, seed: int | None) -> list[np.ndarray]:
-    """Frames of a few steps of a fixed motion."""
-    frames = [env.reset(seed=seed)[0]["image"]]
-    for step in range(steps):
-        action = np.sin(0.7 * step + np.arange(*env.action_space.shape)).astype(np.float32)
-        frames.append(env.step(action)[0]["image"])
-    return frames
-
-
-def equal(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return all((a == b).all() for a, b in zip(some, others, strict=True))
+pytestmark = DRAWN
 
 
 def test_names_are_the_librarys():
@@ -125,6 +102,30 @@ def test_an_actuator_without_limits_takes_the_action_as_it_is():
     env.step(np.full(env.action_space.shape, 0.25, np.float32))
     np.testing.assert_array_equal(env.unwrapped._world.physics.data.ctrl, 0.25)
     env.close()
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_a_simulation_that_diverges_ends_the_episode_and_not_the_program(repeat):
+    env = make_env("dmc:walker-walk", seed=0, action_repeat=repeat)
+    wanted = play(env, 3, seed=7)
+    env.unwrapped._world.physics.data.qvel[:] = 1e12
+    step = env.step(np.zeros(env.action_space.shape, np.float32))
+    observation, reward, terminated, truncated, info = step
+    assert (reward, terminated, truncated, info["success"]) == (0.0, False, True, False)
+    assert env.observation_space.contains(observation)
+    assert equal(wanted, play(env, 3, seed=7))
+    env.close()
+
+
+def test_a_numpy_without_in1d_will_do(monkeypatch):
+    monkeypatch.delattr(np, "in1d", raising=False)
+    env = make_env("dmc:quadruped-walk", seed=0, image_size=16)
+    assert len(set(map(bytes, play(env, 2, seed=0)))) > 1
+    env.close()
+    in1d = getattr(np, "in1d")  # noqa: B009
+    assert in1d([[1, 2], [3, 1]], [1, 9]).tolist() == [True, False, False, True]
+    dmc._restore_in1d()
+    assert getattr(np, "in1d") is in1d  # noqa: B009
 
 
 def test_lqr_terminates_where_the_task_does():

@@ -1,36 +1,13 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from worlds import DRAWN, equal, make_env, play
 
-from apv_edu import envs
 from apv_edu.envs import task_names
 from apv_edu.envs.metaworld import TASKS
 from apv_edu.errors import InputError
 
-
-def make_env(name: str, **settings: Any) -> Any:  # untyped: tests look inside the worlds
-    return envs.make_env(name, **settings)
-
-
-pytestmark = [
-    pytest.mark.gl,
-    pytest.mark.filterwarnings("ignore:.*different from the unwrapped.*"),
-    pytest.mark.filterwarnings("ignore:.*environment not having a spec.*"),
-]
-
-
-def play(env, steps: int, seed: int | None) -> list[np.ndarray]:
-    """Frames of a few expert steps."""
-    frames = [env.reset(seed=seed)[0]["image"]]
-    for _ in range(steps):
-        frames.append(env.step(env.unwrapped.expert_action())[0]["image"])
-    return frames
-
-
-def equal(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return all((a == b).all() for a, b in zip(some, others, strict=True))
+pytestmark = DRAWN
 
 
 def test_names_are_the_librarys():

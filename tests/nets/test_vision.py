@@ -4,7 +4,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apv_edu.errors import InputError
 from apv_edu.nets.vision import Decoder, Encoder
 
 
@@ -76,9 +75,3 @@ def test_channels_stay_last_in_memory():
     encoder(torch.zeros(2, 64, 64, 3))
     assert len(seen) == 4
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)
-
-
-@pytest.mark.parametrize("build", [Encoder, lambda size, depth: Decoder(8, size, depth)])
-def test_unknown_image_size_is_named(build):
-    with pytest.raises(InputError, match=r"image_size 48 .* choose 64 or 32"):
-        build(48, 4)
