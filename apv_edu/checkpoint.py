@@ -136,6 +136,31 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path 
     model.load_state_dict(tensors)
 
 
+def check_resumable(
+    path: Path, metadata: dict[str, Any], kind: str, settings: dict[str, Any], steps: int
+) -> None:
+    """See that the checkpoint at ``path`` is one to go on from, up to ``steps`` steps.
+
+    Raises:
+        InputError: when it is of another kind, of other settings, or beyond ``steps`` already.
+    """
+    if metadata.get("kind") != kind:
+        raise InputError(
+            f"{path} is no checkpoint to resume (a {metadata.get('kind', 'file')!r}): "
+            "move it away, or choose another folder."
+        )
+    if (before := metadata["settings"]) != settings:
+        raise InputError(
+            f"{path} was trained with other settings ({differences(before, settings)}): "
+            "give the same ones to resume it, or another folder to start anew."
+        )
+    if metadata["step"] > steps:
+        raise InputError(
+            f"{path} is at step {metadata['step']} already, beyond the {steps} asked for: "
+            "ask for more steps, or choose another folder."
+        )
+
+
 def describe(settings: ModelSize, other: ModelSize) -> str:
     """The fields of ``settings`` that differ from ``other``, as one phrase."""
     theirs = asdict(other)

@@ -11,15 +11,24 @@ IMAGE_SIZES = (32, 64)
 """Of these the encoder makes 2x2, and the decoder makes these of one pixel."""
 
 
-def _check_counts(settings: Any) -> None:
+def check_counts(settings: Any) -> None:
+    """Every whole number in ``settings`` is at least 1.
+
+    Raises:
+        InputError: when one is not.
+    """
     for name in (f.name for f in fields(settings)):
         value = getattr(settings, name)
-        if isinstance(value, int) and value < 1:
+        if type(value) is int and value < 1:
             raise InputError(f"{name}={value} is too small: give a whole number of at least 1.")
 
 
-def _check_range(settings: Any, *names: str, most: float = math.inf, above: bool = False) -> None:
-    """Finite, not negative (and not 0 if ``above``), and not more than ``most``."""
+def check_range(settings: Any, *names: str, most: float = math.inf, above: bool = False) -> None:
+    """The named settings are finite, not negative (or 0, if ``above``), and at most ``most``.
+
+    Raises:
+        InputError: when one is not.
+    """
     for name in names:
         value = getattr(settings, name)
         if not (math.isfinite(value) and 0 <= value <= most) or (above and value == 0):
@@ -56,7 +65,7 @@ class ModelSize:
     """Classes of each categorical latent variable."""
 
     def __post_init__(self):
-        _check_counts(self)
+        check_counts(self)
         if self.image_size not in IMAGE_SIZES:
             sizes = " or ".join(map(str, IMAGE_SIZES))
             raise InputError(f"image_size={self.image_size} fits no model: choose {sizes} pixels.")
@@ -76,8 +85,8 @@ class OptimizerConfig:
     """Decoupled, and not multiplied by the learning rate."""
 
     def __post_init__(self):
-        _check_range(self, "learning_rate", "weight_decay")
-        _check_range(self, "eps", "clip", above=True)
+        check_range(self, "learning_rate", "weight_decay")
+        check_range(self, "eps", "clip", above=True)
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ class LossConfig:
     """KL below which the KL has no gradient."""
 
     def __post_init__(self):
-        _check_range(self, "kl_scale", "free_nats")
-        _check_range(self, "kl_balance", most=1)
+        check_range(self, "kl_scale", "free_nats")
+        check_range(self, "kl_balance", most=1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class PretrainConfig:
     """auto is bf16 on a GPU that has it, else fp32."""
 
     def __post_init__(self):
-        _check_counts(self)
+        check_counts(self)
 
 
 PRETRAIN: dict[str, PretrainConfig] = {

@@ -10,14 +10,14 @@ from apv_edu.errors import InputError
 
 
 def check_losses(values: dict[str, Tensor], step: int, kept: int, out: Path) -> None:
-    """Look at the loss and the gradient norm of ``step``; ``kept`` is the checkpoint's step.
+    """Look at the losses and gradient norms of ``step``; ``kept`` is the checkpoint's step.
 
     Raises:
-        InputError: when either is not finite.
+        InputError: when one is not finite.
     """
-    for name in ("model_loss", "grad_norm"):
-        if not math.isfinite(value := float(values[name])):
-            raise InputError(_broken(f"The {name} is {value}", step, kept, out))
+    for name, value in values.items():
+        if name.endswith(("loss", "grad_norm")) and not math.isfinite(value):
+            raise InputError(_broken(f"The {name} is {float(value)}", step, kept, out))
 
 
 def check_weights(model: nn.Module, step: int, kept: int, out: Path) -> None:

@@ -25,6 +25,7 @@ from apv_edu.files import locked, remove_leftovers
 from apv_edu.finite import check_losses, check_weights
 from apv_edu.logger import Logger, folder_logger
 from apv_edu.optimizer import DecoupledAdam
+from apv_edu.seeds import stream
 from apv_edu.video_model import ActionFreeVideoModel
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
@@ -160,7 +161,7 @@ class Validation:
         length = config.context + config.horizon
         clips = dataset.clips(config.validation_videos, length, "validation", seed=seed)
         self.context, self.truth = metrics.split_clips(clips, config.context, config.horizon)
-        self.seed = stream(seed, VALIDATION)
+        self.seed = stream(seed, VALIDATION, 0)
         self.baselines: list[metrics.Row] = []
 
     def __call__(
@@ -186,11 +187,6 @@ class Validation:
             values |= {f"{measure}/{method.replace(' ', '_')}": v for measure, v in means.items()}
         some = slice(0, GRID_CLIPS)
         return values, metrics.prediction_grid(context[some], truth[some], prediction[some])
-
-
-def stream(seed: int, purpose: int, step: int = 0) -> int:
-    """A seed of 64 bits for one purpose at one step, independent of all others."""
-    return int(np.random.SeedSequence((seed, purpose, step)).generate_state(1, np.uint64)[0])
 
 
 def run_settings(
@@ -244,21 +240,7 @@ def _resume(state: TrainingState, path: Path, settings: dict[str, Any], steps: i
     if not path.exists():
         return
     tensors, metadata = checkpoint.load(path)
-    if metadata.get("kind") != "pretraining":
-        raise InputError(
-            f"{path} is no checkpoint to resume (a {metadata.get('kind', 'file')!r}): "
-            "move it away, or choose another folder."
-        )
-    if (before := metadata["settings"]) != settings:
-        raise InputError(
-            f"{path} was trained with other settings ({checkpoint.differences(before, settings)}): "
-            "give the same ones to resume it, or another folder to start anew."
-        )
-    if metadata["step"] > steps:
-        raise InputError(
-            f"{path} is at step {metadata['step']} already, beyond the {steps} asked for: "
-            "ask for more steps, or choose another folder."
-        )
+    checkpoint.check_resumable(path, metadata, "pretraining", settings, steps)
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")

@@ -5,10 +5,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from apv_edu.config import LossConfig, ModelSize
-from apv_edu.errors import InputError
 from apv_edu.nets.distributions import balanced_kl, entropy, gumbel, unit_normal_nll
 from apv_edu.nets.rssm import RSSM, Rollout, State
-from apv_edu.nets.vision import Decoder, Encoder
+from apv_edu.nets.vision import Decoder, Encoder, scale_pixels
 
 
 class ActionFreeVideoModel(nn.Module):
@@ -37,14 +36,7 @@ class ActionFreeVideoModel(nn.Module):
         Raises:
             InputError: for frames of another kind or size than the model's.
         """
-        side = self.size.image_size
-        if frames.dtype != torch.uint8 or frames.shape[-3:] != (side, side, 3):
-            kind = f"{str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}"
-            raise InputError(
-                f"The model takes uint8 frames (..., {side}, {side}, 3), not {kind}: "
-                "convert them and resize them first."
-            )
-        return frames.to(self.rssm.gru_input.weight.dtype).div_(255).sub_(0.5)
+        return scale_pixels(frames, self.size.image_size, self.rssm.gru_input.weight.dtype)
 
     def noise(
         self, batch: int, length: int, generator: torch.Generator | None = None

@@ -7,17 +7,128 @@ The optimiser is torch's own AdamW, which is not the official Adam of ``apv_edu.
 work is alike, the updates are not.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, OneHotCategoricalStraightThrough, kl_divergence
 
 from apv_edu.config import LossConfig, OptimizerConfig
 from apv_edu.nets.rssm import RSSM
+from apv_edu.nets.vision import Decoder, Encoder
 from apv_edu.video_model import ActionFreeVideoModel
+
+Kernels = list[tuple[nn.Parameter, nn.Parameter]]
+"""Kernel and bias of each transposed convolution."""
+
+
+def optimizer_of(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig
+) -> tuple[torch.optim.AdamW, float]:
+    """AdamW with the official settings, and the largest gradient norm."""
+    options = {"eps": config.eps, "weight_decay": config.weight_decay}
+    return torch.optim.AdamW(parameters, config.learning_rate, **options), config.clip
+
+
+def scaled(frames: UInt8[Tensor, "batch time height width 3"], dtype: torch.dtype) -> Tensor:
+    """Images in [-0.5, 0.5], channels first: (batch x time, 3, height, width)."""
+    return (frames.to(dtype) / 255 - 0.5).permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous()
+
+
+def encode(encoder: Encoder, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n embed"]:
+    """Embeddings, flattened in the official order."""
+    for conv in encoder.convs:
+        images = F.elu(conv(images))
+    return images.permute(0, 2, 3, 1).flatten(1)
+
+
+def transposed(decoder: Decoder) -> Kernels:
+    """Every layer of the decoder as a transposed convolution: the first one's kernel is new."""
+    patch = decoder.patch
+    first = nn.Parameter(patch.weight.detach().permute(3, 2, 0, 1).contiguous())
+    rest = list(decoder.convs.parameters())
+    return [(first, patch.bias), *zip(rest[::2], rest[1::2], strict=True)]
+
+
+def decode(
+    decoder: Decoder, kernels: Kernels, features: Float[Tensor, "n features"]
+) -> Float[Tensor, "n 3 height width"]:
+    """Mean images."""
+    x = decoder.dense(features)[:, :, None, None]
+    for layer, (kernel, bias) in enumerate(kernels):
+        x = F.conv_transpose2d(x if layer == 0 else F.elu(x), kernel, bias, stride=2)
+    return x
+
+
+def latent(rssm: RSSM, logits: Tensor) -> Independent:
+    """The distribution of the stochastic state."""
+    logits = logits.reshape(*logits.shape[:-1], rssm.stoch, rssm.classes)
+    return Independent(OneHotCategoricalStraightThrough(logits=logits), 1)
+
+
+def draw(distribution: Independent, sample: bool) -> Tensor:
+    """A sample or the mode, with the straight-through gradient."""
+    if sample:
+        return distribution.rsample()
+    probs = distribution.base_dist.probs
+    return distribution.mode + (probs - probs.detach())
+
+
+def advance(rssm: RSSM, x: Tensor, h: Tensor) -> Tensor:
+    """One step of the memory ``h``; ``x`` is the flat latent, and the action if there is one."""
+    x = F.elu(rssm.gru_input(x))
+    gates = rssm.gru.norm(rssm.gru.gates(torch.cat([x, h], -1)))
+    reset, candidate, update = gates.chunk(3, -1)
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    update = torch.sigmoid(update - 1)
+    return update * candidate + (1 - update) * h
+
+
+def prior_of(rssm: RSSM, deter: Tensor) -> Tensor:
+    """Logits that the memory alone predicts."""
+    return rssm.prior_logits(F.elu(rssm.prior_hidden(deter)))
+
+
+def observe(
+    rssm: RSSM,
+    embed: Float[Tensor, "batch time embed"],
+    actions: Float[Tensor, "batch time action"] | None = None,
+    is_first: Bool[Tensor, "batch time"] | None = None,
+    *,
+    sample: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """deter, stoch (batch, time, ...), and the divergences that train posterior and prior."""
+    deter, stoch = rssm.initial(len(embed))
+    deters, stochs, to_posterior, to_prior = [], [], [], []
+    for t in range(embed.shape[1]):
+        x = stoch.flatten(1)
+        if actions is not None:
+            x = torch.cat([x, actions[:, t]], -1)
+        if is_first is not None:
+            keep = 1 - is_first[:, t, None].to(deter.dtype)
+            deter, x = deter * keep, x * keep
+        deter = advance(rssm, x, deter)
+        prior = prior_of(rssm, deter)
+        hidden = F.elu(rssm.posterior_hidden(torch.cat([deter, embed[:, t]], -1)))
+        posterior = rssm.posterior_logits(hidden)
+        stoch = draw(latent(rssm, posterior), sample)
+        stopped = latent(rssm, prior.detach()), latent(rssm, posterior.detach())
+        to_posterior.append(kl_divergence(latent(rssm, posterior), stopped[0]))
+        to_prior.append(kl_divergence(stopped[1], latent(rssm, prior)))
+        deters.append(deter)
+        stochs.append(stoch)
+    values = deters, stochs, to_posterior, to_prior
+    deter, stoch, to_posterior, to_prior = (torch.stack(value, 1) for value in values)
+    return deter, stoch, to_posterior, to_prior
+
+
+def kl_loss(to_posterior: Tensor, to_prior: Tensor, balance: float, free_nats: float) -> Tensor:
+    """The balanced divergence."""
+    to_posterior, to_prior = (kl.mean().clamp_min(free_nats) for kl in (to_posterior, to_prior))
+    return (1 - balance) * to_posterior + balance * to_prior
 
 
 class NaiveStep:
@@ -29,17 +140,10 @@ class NaiveStep:
     def __init__(self, model: ActionFreeVideoModel, *, sample: bool = True):
         self.model = deepcopy(model)
         self.sample = sample
-        patch = self.model.decoder.patch
-        first = nn.Parameter(patch.weight.detach().permute(3, 2, 0, 1).contiguous())
-        rest = list(self.model.decoder.convs.parameters())
-        self.transposed = [(first, patch.bias), *zip(rest[::2], rest[1::2], strict=True)]
-        others = [p for p in self.model.parameters() if p is not patch.weight]
-        self.parameters = [first, *others]
-        config = OptimizerConfig()
-        self.clip = config.clip
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, config.learning_rate, eps=config.eps, weight_decay=config.weight_decay
-        )
+        self.kernels = transposed(self.model.decoder)
+        others = [p for p in self.model.parameters() if p is not self.model.decoder.patch.weight]
+        self.parameters = [self.kernels[0][0], *others]
+        self.optimizer, self.clip = optimizer_of(self.parameters, OptimizerConfig())
 
     def step(self, frames: UInt8[Tensor, "batch time height width 3"]) -> None:
         """Loss, gradients, update."""
@@ -48,63 +152,15 @@ class NaiveStep:
         nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
 
-    def latent(self, logits: Tensor) -> Independent:
-        """The distribution of the stochastic state."""
-        size = self.model.size
-        logits = logits.reshape(*logits.shape[:-1], size.stoch, size.classes)
-        return Independent(OneHotCategoricalStraightThrough(logits=logits), 1)
-
-    def draw(self, latent: Independent) -> Tensor:
-        """A sample or the mode, with the straight-through gradient."""
-        if self.sample:
-            return latent.rsample()
-        probs = latent.base_dist.probs
-        return latent.mode + (probs - probs.detach())
-
-    def encode(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n embed"]:
-        """Embeddings, flattened in the official order."""
-        for conv in self.model.encoder.convs:
-            images = F.elu(conv(images))
-        return images.permute(0, 2, 3, 1).flatten(1)
-
-    def decode(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n 3 height width"]:
-        """Mean images."""
-        x = self.model.decoder.dense(features)[:, :, None, None]
-        for layer, (kernel, bias) in enumerate(self.transposed):
-            x = F.conv_transpose2d(x if layer == 0 else F.elu(x), kernel, bias, stride=2)
-        return x
-
-    def gru(self, rssm: RSSM, x: Tensor, h: Tensor) -> Tensor:
-        """One step of the LayerNorm GRU."""
-        gates = rssm.gru.norm(rssm.gru.gates(torch.cat([x, h], -1)))
-        reset, candidate, update = gates.chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * h
-
     def loss(
         self, frames: UInt8[Tensor, "batch time height width 3"], config: LossConfig
     ) -> Float[Tensor, ""]:
         """The loss of ``ActionFreeVideoModel.loss``."""
-        rssm = self.model.rssm
-        batch, length = frames.shape[:2]
-        images = (frames.float() / 255 - 0.5).permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous()
-        embed = self.encode(images).reshape(batch, length, -1)
-        deter, stoch = rssm.initial(batch)
-        features, to_posterior, to_prior = [], [], []
-        for t in range(length):
-            deter = self.gru(rssm, F.elu(rssm.gru_input(stoch.flatten(1))), deter)
-            prior = rssm.prior_logits(F.elu(rssm.prior_hidden(deter)))
-            x = F.elu(rssm.posterior_hidden(torch.cat([deter, embed[:, t]], -1)))
-            posterior = rssm.posterior_logits(x)
-            stoch = self.draw(self.latent(posterior))
-            stopped = self.latent(prior.detach()), self.latent(posterior.detach())
-            to_posterior.append(kl_divergence(self.latent(posterior), stopped[0]))
-            to_prior.append(kl_divergence(stopped[1], self.latent(prior)))
-            features.append(torch.cat([stoch.flatten(1), deter], -1))
-        mean = self.decode(torch.stack(features, 1).flatten(0, 1))
+        model = self.model
+        images = scaled(frames, model.decoder.dense.weight.dtype)
+        embed = encode(model.encoder, images).unflatten(0, frames.shape[:2])
+        deter, stoch, *kl = observe(model.rssm, embed, sample=self.sample)
+        features = torch.cat([stoch.flatten(2), deter], -1)
+        mean = decode(model.decoder, self.kernels, features.flatten(0, 1))
         image_loss = -Independent(Normal(mean, 1.0), 3).log_prob(images).mean()
-        posterior_kl = torch.stack(to_posterior).mean().clamp_min(config.free_nats)
-        prior_kl = torch.stack(to_prior).mean().clamp_min(config.free_nats)
-        kl_loss = (1 - config.kl_balance) * posterior_kl + config.kl_balance * prior_kl
-        return image_loss + config.kl_scale * kl_loss
+        return image_loss + config.kl_scale * kl_loss(*kl, config.kl_balance, config.free_nats)

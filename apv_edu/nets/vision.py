@@ -2,16 +2,35 @@
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from apv_edu.errors import InputError
 from apv_edu.nets.layers import ImageTranspose, PixelToPatch, glorot
 
 # Kernels of the transposed convolutions that grow 1x1 to the image size, one a layer; the encoder
 # has as many layers. ModelSize lets no other size through.
 DECODER_KERNELS = {64: (5, 5, 6, 6), 32: (5, 6, 6)}
+
+
+def scale_pixels(
+    frames: UInt8[Tensor, "*batch side side 3"], side: int, dtype: torch.dtype
+) -> Float[Tensor, "*batch side side 3"]:
+    """Pixels 0..255 as numbers in [-0.5, 0.5] of ``dtype``.
+
+    Raises:
+        InputError: for frames of another kind, or not ``side`` pixels high and wide.
+    """
+    if frames.dtype != torch.uint8 or frames.shape[-3:] != (side, side, 3):
+        kind = f"{str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}"
+        raise InputError(
+            f"The model takes uint8 frames (..., {side}, {side}, 3), not {kind}: "
+            "convert them and resize them first."
+        )
+    return frames.to(dtype).div_(255).sub_(0.5)
 
 
 class Encoder(nn.Module):

@@ -2,14 +2,24 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from apv_edu.agent import APVAgent
+from apv_edu.agent_config import (
+    AgentConfig,
+    BehaviorConfig,
+    BonusConfig,
+    HeadSize,
+    WorldModelConfig,
+)
 from apv_edu.config import ModelSize
-from apv_edu.official import load_official
+from apv_edu.data.replay import Batch
+from apv_edu.official import load_official, to_official
 from apv_edu.video_model import ActionFreeVideoModel
 
 Arrays = Mapping[str, np.ndarray]
@@ -61,6 +71,85 @@ def official_model(golden, variables) -> Callable[[torch.dtype], ActionFreeVideo
         return model.to(dtype)
 
     return build
+
+
+class Setting(NamedTuple):
+    """One of the two official fine-tuning runs."""
+
+    suffix: str
+    """Of its files."""
+    hold: int
+    """Updates in which encoder and video RSSM have learning rate 0."""
+
+
+SETTINGS = {"stacked": Setting("", 2), "concat": Setting("_concat", 0)}
+NEIGHBOURS = 4
+"""The one size of the official fine-tuning runs that no array tells."""
+
+
+@pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
+def setting(request) -> Setting:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def batches(golden) -> dict[int, Batch]:
+    """Batch 1 and batch 2 of the official runs."""
+    inputs = golden("inputs")
+    return {
+        i: Batch(*(torch.from_numpy(inputs[f"{name}{i}"]) for name in Batch._fields))
+        for i in (1, 2)
+    }
+
+
+@pytest.fixture(scope="session")
+def official_agent(golden, official_model) -> Callable[[Setting, torch.dtype], APVAgent]:
+    """A fresh agent with the official weights, in the precision asked for."""
+    shared = golden("variables") | golden("variables_finetune")
+    bonus, queue = golden("finetune")["call1/int_rew_raw"], golden("finetune")["call1/queue"]
+    length, action_dim = golden("inputs")["action1"].shape[1:]
+    layers = sum(name.startswith("reward/dense") for name in shared) // 2
+
+    def build(setting: Setting, dtype: torch.dtype) -> APVAgent:
+        variables = dict(shared)
+        if setting.suffix:
+            variables |= golden(f"variables_finetune{setting.suffix}")
+        config = AgentConfig(
+            model=official_model(dtype).size,
+            heads=HeadSize(variables["reward/out/out/kernel"].shape[0], layers),
+            world_model=WorldModelConfig(concat_embed=bool(setting.suffix), hold=setting.hold),
+            bonus=BonusConfig(
+                window=length - bonus.shape[1] + 1,
+                queue=queue.shape[0],
+                dim=queue.shape[1],
+                neighbours=NEIGHBOURS,
+            ),
+            behavior=BehaviorConfig(horizon=len(golden("imag")["target"])),
+        )
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            agent = APVAgent(config, action_dim)
+        finally:
+            torch.set_default_dtype(default)
+        load_official(agent.world_model, variables)
+        for name in ("actor", "critic", "target_critic"):
+            load_official(getattr(agent.behavior, name), variables, name)
+        assert agent.bonus is not None
+        agent.bonus.projection.copy_(torch.from_numpy(variables["random_projection_matrix"]))
+        return agent
+
+    return build
+
+
+def gradient_views(grads: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, np.ndarray]:
+    """Gradients by our names, in the three forms and by the names of the golden files."""
+    views = {}
+    for name, grad in to_official(grads, prefix).items():
+        views[f"grad/{name}"] = grad
+        views[f"grad_every8/{name}"] = grad.ravel()[::8]
+        views[f"grad_norm/{name}"] = np.linalg.norm(grad)
+    return views
 
 
 def excess(

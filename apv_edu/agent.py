@@ -1,0 +1,217 @@
+"""The agent: a world model, a bonus and a behaviour, how they act and how they learn together."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from apv_edu.agent_config import VARIANTS, AgentConfig
+from apv_edu.behavior import Behavior, ImaginationNoise, imagination_noise, imagine
+from apv_edu.bonus import VideoBonus
+from apv_edu.data.replay import Batch
+from apv_edu.nets.rssm import State
+from apv_edu.optimizer import DecoupledAdam
+from apv_edu.video_model import ActionFreeVideoModel
+from apv_edu.world_model import Beliefs, LatentNoise, StackedWorldModel
+
+
+class PolicyState(NamedTuple):
+    """What the agent carries from one step of its world to the next."""
+
+    beliefs: Beliefs
+    action: Float[Tensor, "batch action"]
+
+
+class UpdateNoise(NamedTuple):
+    """All randomness of one update."""
+
+    latents: LatentNoise
+    imagination: ImaginationNoise
+    starts: Tensor | None
+    """Which posteriors of the flattened batch imagination starts from; None is all, in order."""
+
+
+class APVAgent(nn.Module):
+    """Acts on frames, learns from batches of experience.
+
+    Weights start from torch's global random state; those of a pre-trained ``video`` model are
+    taken over where the variant asks for them.
+
+    Source: APV section 3; official file ``agent.py`` of ``apv_finetuning``, ``Agent``.
+    """
+
+    def __init__(
+        self, config: AgentConfig, action_dim: int, video: ActionFreeVideoModel | None = None
+    ):
+        super().__init__()
+        variant = VARIANTS[config.variant]
+        self.config, self.action_dim, self.updates = config, action_dim, 0
+        self.world_model = StackedWorldModel(
+            config.model,
+            action_dim,
+            config.heads,
+            stacked=variant.stacked,
+            concat_embed=config.world_model.concat_embed,
+        )
+        if video is not None:
+            self.world_model.load_video_model(video)
+        self.behavior = Behavior(config.features, action_dim, config.heads)
+        self.bonus = VideoBonus(config.features, config.bonus) if config.bonus.beta > 0 else None
+        below, above = self.world_model.parts()
+        if variant.frozen:
+            for parameter in below:
+                parameter.requires_grad_(False)
+        settings = config.world_model.optimizer
+        self.optimizers = {
+            "model": DecoupledAdam(above, settings),
+            "actor": DecoupledAdam(self.behavior.actor.parameters(), config.behavior.actor),
+            "critic": DecoupledAdam(self.behavior.critic.parameters(), config.behavior.critic),
+        }
+        if not variant.frozen:
+            self.optimizers["enc_model"] = DecoupledAdam(below, settings)
+
+    def initial(self, batch: int) -> PolicyState:
+        """The state before the first frame of ``batch`` worlds."""
+        weight = self.world_model.rssm.gru_input.weight
+        return PolicyState(
+            self.world_model.initial(batch), weight.new_zeros(batch, self.action_dim)
+        )
+
+    @torch.no_grad()
+    def act(
+        self,
+        frames: UInt8[Tensor, "batch height width 3"],
+        state: PolicyState,
+        is_first: Bool[Tensor, " batch"],
+        *,
+        explore: bool,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch action"], PolicyState]:
+        """The next action of each world and the state to pass on.
+
+        Args:
+            frames: what each world shows, in 0..255.
+            state: from ``initial``, or from the call before.
+            is_first: where an episode has just begun.
+            explore: sample the action; otherwise it is the policy's mode.
+            generator: of the noise of latents and actions; None takes all modes.
+
+        Raises:
+            InputError: for frames of another size than the model's.
+
+        Source: official file ``agent.py``, ``Agent.policy``.
+        """
+        noise = None if generator is None else self.world_model.noise(len(frames), 1, generator)
+        seen = self.world_model.observe(
+            frames[:, None],
+            state.action[:, None],
+            state.beliefs,
+            is_first=is_first[:, None],
+            noise=noise,
+        )
+        beliefs = seen.beliefs()
+        policy = self.behavior.actor(beliefs.stacked.features)
+        if explore and generator is not None:
+            uniform = torch.rand(policy.loc.shape, generator=generator, device=generator.device)
+            action = policy.sample(uniform.to(policy.loc.device))
+        else:
+            action = policy.sample()
+        return action, PolicyState(beliefs, action)
+
+    def noise(self, batch: int, length: int, generator: torch.Generator) -> UpdateNoise:
+        """All the noise of an update on ``batch`` sequences of ``length`` steps."""
+        behavior = self.config.behavior
+        latents = self.world_model.noise(batch, length, generator)
+        starts, count = None, batch * length
+        if behavior.starts is not None and behavior.starts < count:
+            count = behavior.starts
+            starts = torch.randperm(batch * length, generator=generator)[:count]
+        imagination = imagination_noise(
+            self.world_model.rssm, count, behavior.horizon, generator=generator
+        )
+        return UpdateNoise(latents, imagination, starts)
+
+    def update(self, batch: Batch, noise: UpdateNoise | None = None) -> dict[str, Tensor]:
+        """Learn from a batch: the world model from what happened, then the behaviour in dreams.
+
+        Without ``noise`` every sample is its mode. The metrics bear the official names.
+
+        Raises:
+            InputError: for frames of another size than the model's, or too short sequences.
+
+        Source: official file ``agent.py``, ``Agent.train``.
+        """
+        config = self.config.world_model
+        loss, seen, metrics = self.world_model.loss(
+            batch.image,
+            batch.action,
+            batch.reward,
+            config=config,
+            is_first=batch.is_first,
+            noise=noise and noise.latents,
+            bonus=self.bonus,
+            beta=self.config.bonus.beta,
+        )
+        self._zero_grad()
+        loss.backward()
+        held = VARIANTS[self.config.variant].pretrained and self.updates < config.hold
+        for name in ("enc_model", "model"):
+            if optimizer := self.optimizers.get(name):
+                rate = 0.0 if held and name == "enc_model" else None
+                metrics[f"{name}_grad_norm"] = optimizer.step(rate)
+        metrics |= self._improve(seen.stacked.deter, seen.stacked.stoch, noise)
+        self.updates += 1
+        return metrics
+
+    def _improve(
+        self, deter: Tensor, stoch: Tensor, noise: UpdateNoise | None
+    ) -> dict[str, Tensor]:
+        """One update of actor and critic, from imagination that starts at the given posteriors."""
+        config, behavior, model = self.config.behavior, self.behavior, self.world_model
+        start = State(deter.detach().flatten(0, 1), stoch.detach().flatten(0, 1))
+        if noise is not None and noise.starts is not None:
+            start = State(start.deter[noise.starts], start.stoch[noise.starts])
+        trajectory = imagine(
+            model.rssm, behavior.actor, start, config.horizon, noise and noise.imagination
+        )
+        reward = model.reward(trajectory.features)
+        actor_loss, critic_loss, metrics = behavior.losses(trajectory, reward, config)
+        # Gradients of the world model's weights are not wanted here, so none are computed.
+        actor_loss.backward(inputs=list(behavior.actor.parameters()))
+        critic_loss.backward(inputs=list(behavior.critic.parameters()))
+        metrics["actor_grad_norm"] = self.optimizers["actor"].step()
+        metrics["critic_grad_norm"] = self.optimizers["critic"].step()
+        if self.updates % config.target_every == 0:
+            behavior.update_target(config.target_rate)
+        return metrics
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def training_state(self) -> dict[str, Tensor]:
+        """All that learning changes, as named tensors: weights, bonus, moments, update count."""
+        tensors = {f"agent.{name}": value for name, value in self.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= {f"{name}.{key}": value for key, value in optimizer.state_dict().items()}
+        return tensors | {"updates": torch.tensor(self.updates)}
+
+    def load_training_state(self, tensors: dict[str, Tensor]) -> None:
+        """Continue exactly where ``training_state`` was taken.
+
+        Raises:
+            InputError: if an optimiser's part belongs to other parameters.
+        """
+        self.load_state_dict(dict(_under("agent", tensors)))
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(dict(_under(name, tensors)))
+        self.updates = int(tensors["updates"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == prefix:
+            yield rest, tensor
