@@ -147,7 +147,7 @@ class APVAgent(nn.Module):
         loss, seen, metrics = self.world_model.loss(
             batch.image,
             batch.action,
-            batch.reward,
+            batch.reward * config.reward_factor,
             config=config,
             is_first=batch.is_first,
             noise=noise and noise.latents,

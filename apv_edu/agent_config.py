@@ -63,6 +63,8 @@ class WorldModelConfig:
     """Share of the KL gradient that moves the prior towards the posterior."""
     free_nats: float = 0.0
     """KL below which the KL has no gradient."""
+    reward_factor: float = 1.0
+    """The task's rewards are multiplied by this before they are learned."""
     hold: int = 100
     """First updates after loading in which encoder and video RSSM have learning rate 0."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -72,6 +74,7 @@ class WorldModelConfig:
             self, "image_scale", "reward_scale", "kl_scale", "video_kl_scale", "free_nats", "hold"
         )
         check_range(self, "kl_balance", most=1)
+        check_range(self, "reward_factor", above=True)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,16 @@ def asset_path(name: str) -> Path:
     return path
 
 
+def find_file(name: str) -> Path:
+    """The file ``name`` on this machine, or the shipped file of that name.
+
+    Raises:
+        InputError: as ``asset_path``, for a bare name that is no file here.
+    """
+    path = Path(name)
+    return path if path.exists() or path.parent != Path() else asset_path(name)
+
+
 def checkout_assets() -> Path | None:
     """The folder ``assets/`` of the checkout this package runs from, or None outside one."""
     folder = PACKAGE.parent / "assets"

@@ -1,4 +1,4 @@
-"""The command line: ``apv-edu collect | pack | pretrain | predict | export``."""
+"""The command line: ``apv-edu collect | pack | pretrain | finetune | evaluate | ...``."""
 
 import io
 import shlex
@@ -8,17 +8,22 @@ from contextlib import redirect_stderr
 
 import tyro
 
+from apv_edu.agent_commands import Evaluate, Finetune, ImportOfficial
 from apv_edu.commands import Collect, Export, Pack, Predict, Pretrain
 from apv_edu.config import PRETRAIN, pretrain_config
 from apv_edu.errors import InputError
+from apv_edu.finetune_config import LAPTOP, finetune_config
 
-Command = Collect | Pack | Pretrain | Predict | Export
+Command = Collect | Pack | Pretrain | Predict | Export | Finetune | Evaluate | ImportOfficial
 COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
     "pack": Pack,
     "pretrain": Pretrain,
     "predict": Predict,
     "export": Export,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "import-official": ImportOfficial,
 }
 
 
@@ -36,6 +41,13 @@ def parse(arguments: Sequence[str]) -> Command:
         "pretrain": Pretrain(data=missing, out=missing, config=pretrain_config(_preset(arguments))),
         "predict": Predict(model=missing, data=missing, out=missing),
         "export": Export(model=missing, out=missing),
+        "finetune": Finetune(
+            task=missing,
+            out=missing,
+            config=finetune_config(_preset(arguments), _suite(arguments)),
+        ),
+        "evaluate": Evaluate(agent=missing),
+        "import-official": ImportOfficial(folder=missing, out=missing),
     }
     summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}
     commands = tyro.extras.subcommand_type_from_defaults(defaults, summaries)
@@ -79,6 +91,12 @@ def _preset(arguments: Sequence[str]) -> str:
         if argument.startswith("--preset="):
             return argument.partition("=")[2]
     return "laptop"
+
+
+def _suite(arguments: Sequence[str]) -> str:
+    """The suite of the first task that is named, which decides the settings of fine-tuning."""
+    suites = [argument.partition(":")[0] for argument in arguments if ":" in argument]
+    return next((suite for suite in suites if suite in LAPTOP), "tabletop")
 
 
 if __name__ == "__main__":

@@ -203,17 +203,14 @@ class Predict:
         import numpy as np
 
         from apv_edu import metrics
-        from apv_edu.assets import asset_path
+        from apv_edu.assets import find_file
         from apv_edu.checkpoint import load_video_model
         from apv_edu.data.video import VideoDataset
         from apv_edu.device import choose_device
         from apv_edu.files import write_atomically
-        from apv_edu.logger import encode_gif, encode_mp4
+        from apv_edu.logger import encode_video
 
-        path = Path(self.model)
-        if not path.exists() and path.parent == Path():
-            path = asset_path(self.model)
-        model = load_video_model(path).to(choose_device(self.device))
+        model = load_video_model(find_file(self.model)).to(choose_device(self.device))
         dataset = VideoDataset.open(self.data, verify=True)
         if dataset.image_size != (size := model.size.image_size):
             raise InputError(
@@ -236,8 +233,7 @@ class Predict:
             context, truth = metrics.split_clips(some, self.context, self.horizon)
             prediction = metrics.predict_clips(model, context, self.horizon, seed=self.seed)
             grid = metrics.prediction_grid(context, truth, prediction)
-            encode = encode_gif if self.video.suffix == ".gif" else encode_mp4
-            write_atomically(self.video, encode(grid))
+            write_atomically(self.video, encode_video(self.video, grid))
         print(self.out)
 
 
@@ -246,7 +242,7 @@ class Export:
     """Write a trained model at half precision, to ship it: half the bytes, the same story."""
 
     model: Path
-    """A model.safetensors."""
+    """A model.safetensors or agent.safetensors."""
     out: Path
     """The smaller file."""
 
@@ -254,9 +250,14 @@ class Export:
         """Convert."""
         import torch
 
+        from apv_edu.agent_files import load_agent, save_agent
         from apv_edu.checkpoint import load, load_video_model, save_video_model
 
-        save_video_model(self.out, load_video_model(self.model), load(self.model)[1], torch.float16)
+        story = load(self.model)[1]
+        if story.get("kind") == "agent":
+            save_agent(self.out, load_agent(self.model)[0], story, torch.float16)
+        else:
+            save_video_model(self.out, load_video_model(self.model), story, torch.float16)
         print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,7 +1,10 @@
 """Play whole episodes with an agent, or at random, and look at what it imagined meanwhile."""
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ from jaxtyping import Float, UInt8
 from apv_edu.agent import APVAgent
 from apv_edu.envs import make_env
 from apv_edu.envs.vector import Worlds
+from apv_edu.files import write_atomically
 from apv_edu.finetune_config import WorldConfig
 from apv_edu.metrics import prediction_grid
 from apv_edu.nets.rssm import State
@@ -150,3 +154,17 @@ def dream(
     predicted = (model.decode(future.features) + 0.5).clamp_(0, 1).cpu().numpy()
     seen_frames, truth = frames[:, :context].cpu().numpy(), frames[:, context:].cpu().numpy()
     return prediction_grid(seen_frames, truth, predicted)
+
+
+def write_episodes(path: Path | str, played: list[Played]) -> None:
+    """Write a CSV with a row for each episode: its number, return, success and length.
+
+    Raises:
+        InputError: when the disk is full or the folder cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("episode", "return", "success", "length"))
+    for index, episode in enumerate(played):
+        writer.writerow((index, episode.total, int(episode.success), len(episode.frames) - 1))
+    write_atomically(path, text.getvalue().encode())

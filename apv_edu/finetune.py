@@ -8,13 +8,12 @@ before, and ends with the very weights of a run that was left alone (same machin
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -23,36 +22,22 @@ from apv_edu.agent import APVAgent
 from apv_edu.agent_config import VARIANTS
 from apv_edu.agent_files import save_agent
 from apv_edu.config import check_seed
-from apv_edu.data.replay import Batch, Episode, Replay
+from apv_edu.data.replay import Replay
 from apv_edu.device import choose_device
 from apv_edu.envs import make_env
 from apv_edu.envs.vector import EnvironmentCrash, Worlds
 from apv_edu.errors import InputError
-from apv_edu.evaluate import dream, evaluate
 from apv_edu.files import locked, remove_leftovers
 from apv_edu.finetune_config import FinetuneConfig
-from apv_edu.finite import check_losses, check_weights
+from apv_edu.finite import check_weights
 from apv_edu.logger import Logger, folder_logger
+from apv_edu.rounds import Run, log_evaluation, play_round
 from apv_edu.seeds import stream
 
 CHECKPOINT, AGENT, REPLAY = "checkpoint.safetensors", "agent.safetensors", "replay"
-START, WORLD, ACT, UPDATE, RANDOM, EVALUATE, BONUS = range(7)  # streams under one seed
+START = 0  # the stream of the first weights; apv_edu.rounds has the others
 
 MakeWorld = Callable[[], gymnasium.Env]
-
-
-@dataclass
-class Run:
-    """All that a run changes; what a checkpoint holds, with the replay's files beside it."""
-
-    agent: APVAgent
-    replay: Replay
-    step: int = 0
-    """Steps done, all worlds together."""
-    round: int = 0
-    """Rounds done."""
-    cpu_seconds: float = 0.0
-    """Of this process, over all its resumptions."""
 
 
 def finetune(
@@ -180,17 +165,17 @@ def _train(
         )
         with bar:
             if run.step == 0:
-                _log_evaluation(run, judge, None, config, settings["seed"], logger)
+                log_evaluation(run, judge, None, config, settings["seed"], logger)
             while run.step < config.steps:
                 before, began = run.step, time.process_time()
-                _play_round(run, worlds, config, settings["seed"], logger, kept, out)
+                play_round(run, worlds, config, settings["seed"], logger, kept, out)
                 bar.update(run.step - before)
 
                 def due(every: int, before: int = before) -> bool:
                     return run.step // every > before // every or run.step >= config.steps
 
                 if due(config.eval_every):
-                    _log_evaluation(run, judge, run.agent, config, settings["seed"], logger)
+                    log_evaluation(run, judge, run.agent, config, settings["seed"], logger)
                 run.cpu_seconds += time.process_time() - began
                 logger.scalars(run.step, {"time/cpu_seconds": run.cpu_seconds})
                 if due(config.checkpoint_every):
@@ -201,126 +186,6 @@ def _train(
         if judge is not None:
             judge.close()
     return run
-
-
-def _play_round(
-    run: Run,
-    worlds: Worlds,
-    config: FinetuneConfig,
-    seed: int,
-    logger: Logger,
-    kept: int,
-    out: Path,
-) -> None:
-    """One episode in every world, with the updates that fall due, into the replay and the log."""
-    agent, count = run.agent, worlds.count
-    device = next(agent.parameters()).device
-    rng = np.random.default_rng(stream(seed, RANDOM, run.round))
-    generator = torch.Generator().manual_seed(stream(seed, ACT, run.round))
-    episodes = run.round * count
-    images = worlds.reset([stream(seed, WORLD, episodes + i) % 2**32 for i in range(count)])
-    recorders = [Recorder(image, worlds.action_dim) for image in images]
-    running = np.ones(count, bool)
-    state, is_first = agent.initial(count), torch.ones(count, dtype=torch.bool, device=device)
-    random = run.step < config.prefill
-    while running.any():
-        if random:
-            actions = rng.uniform(-1, 1, (count, worlds.action_dim)).astype(np.float32)
-        else:
-            frames = torch.from_numpy(images).to(device)
-            action, state = agent.act(frames, state, is_first, explore=True, generator=generator)
-            is_first, actions = torch.zeros_like(is_first), action.cpu().numpy()
-        steps = worlds.step(actions)
-        for i in np.flatnonzero(running):
-            recorders[i].add(
-                steps.image[i], actions[i], float(steps.reward[i]), bool(steps.success[i])
-            )
-        run.step += int(running.sum())
-        running &= ~steps.done
-        images = steps.image
-        if not random and run.replay.episodes:
-            _update(run, config, seed, logger, kept, out)
-    for recorder in recorders:
-        episode = recorder.episode()
-        run.replay.add(episode)
-        values = {
-            "episode/return": float(episode.reward.sum()),
-            "episode/success": float(bool(episode.success)),
-            "episode/length": len(episode.reward) - 1,
-        }
-        logger.scalars(run.step, values)
-    run.round += 1
-
-
-def _update(
-    run: Run, config: FinetuneConfig, seed: int, logger: Logger, kept: int, out: Path
-) -> None:
-    """The updates that fall due at this step."""
-    agent = run.agent
-    device = next(agent.parameters()).device
-    while agent.updates < config.updates_due(run.step):
-        key = stream(seed, UPDATE, agent.updates)
-        sampled = run.replay.sample(
-            config.batch_size, config.sequence_length, np.random.default_rng(key)
-        )
-        generator = torch.Generator().manual_seed(key)
-        batch = Batch(*(tensor.to(device) for tensor in sampled))
-        noise = agent.noise(config.batch_size, config.sequence_length, generator)
-        metrics = agent.update(batch, noise)
-        check_losses(metrics, run.step, kept, out)
-        if agent.updates % config.log_every == 0:
-            logger.scalars(
-                run.step, {f"train/{name}": float(value) for name, value in metrics.items()}
-            )
-
-
-class Recorder:
-    """An episode while it is played."""
-
-    def __init__(self, image: np.ndarray, action_dim: int):
-        self.images = [image]
-        self.actions = [np.zeros(action_dim, np.float32)]
-        self.rewards = [0.0]
-        self.success = False
-
-    def add(self, image: np.ndarray, action: np.ndarray, reward: float, success: bool) -> None:
-        """One more step."""
-        self.images.append(image)
-        self.actions.append(action)
-        self.rewards.append(reward)
-        self.success |= success
-
-    def episode(self) -> Episode:
-        """The whole, once it has ended."""
-        return Episode(
-            np.stack(self.images),
-            np.stack(self.actions),
-            np.array(self.rewards, np.float32),
-            self.success,
-        )
-
-
-def _log_evaluation(
-    run: Run,
-    worlds: Worlds,
-    agent: APVAgent | None,
-    config: FinetuneConfig,
-    seed: int,
-    logger: Logger,
-) -> None:
-    """Play, and log returns, success and two videos; without an agent, the random policy."""
-    played = evaluate(
-        worlds, agent, episodes=config.eval_episodes, seed=stream(seed, EVALUATE, run.step)
-    )
-    name = "random" if agent is None else "eval"
-    values = {
-        f"{name}/return": float(np.mean([episode.total for episode in played])),
-        f"{name}/success": float(np.mean([episode.success for episode in played])),
-    }
-    logger.scalars(run.step, values)
-    if agent is not None:
-        logger.video(run.step, "eval/policy", played[0].frames)
-        logger.video(run.step, "eval/dream", dream(agent, played[0]))
 
 
 def _start(

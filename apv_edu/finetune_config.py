@@ -32,6 +32,8 @@ class WorldConfig:
     """Of the tabletop: a look's name, or random."""
     distractors: int | None = None
     """Of the tabletop: shapes painted on the table."""
+    tolerance: float | None = None
+    """Of the tabletop: how near the goal counts as on it; 0.28 makes reach easy."""
 
     def __post_init__(self):
         check_counts(replace(self, distractors=None) if self.distractors == 0 else self)

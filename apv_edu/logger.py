@@ -207,6 +207,13 @@ def curves(path: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+def encode_video(
+    path: Path | str, frames: UInt8[np.ndarray, "time height width 3"], fps: int = 8
+) -> bytes:
+    """The bytes of a video file called ``path``: a GIF if the name says so, else an mp4."""
+    return (encode_gif if Path(path).suffix == ".gif" else encode_mp4)(frames, fps)
+
+
 def encode_mp4(frames: UInt8[np.ndarray, "time height width 3"], fps: int = 8) -> bytes:
     """H.264 in mp4, playable in every browser; an odd height or width loses its last line."""
     height, width = (side // 2 * 2 for side in frames.shape[1:3])

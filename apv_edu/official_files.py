@@ -238,11 +238,10 @@ def _array(raw: bytes | bytearray, kind: _Dtype, shape: tuple[Any, ...], f: bool
 def variable_order(names: Iterable[str]) -> list[str]:
     """Official names in the order in which the official code saves them.
 
-    A module's parts come in alphabetical order, and in a layer the kernel before the bias, and
-    gamma before beta.
+    Layers come in alphabetical order, and in a layer the kernel before the bias, gamma before beta.
 
     Source: TensorFlow's ``tf.Module.variables``, which ``Module.save`` in the official file
-    ``common/tfutils.py`` writes; the GRU's attribute precedes the other layers' as its name does.
+    ``common/tfutils.py`` writes.
     """
 
     def key(name: str) -> tuple[list[str], bool]:
@@ -258,8 +257,8 @@ def load_official_folder(folder: Path | str, classes: int | None = None) -> Acti
     Args:
         folder: holds ``encoder_variables.pkl``, ``rssm_variables.pkl``, ``decoder_variables.pkl``.
         classes: classes of each latent variable. The files tell only their product with the number
-            of variables; None takes both to be its square root (1024 is 32 x 32), as in every
-            official setting.
+            of variables; None takes both to be its square root (1024 is 32 x 32), as in the
+            official settings.
 
     Raises:
         InputError: if a file is missing, damaged or malicious, or the files are not those of one

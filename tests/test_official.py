@@ -143,5 +143,5 @@ def test_a_single_module_by_its_name():
 
 def test_the_action_input_alone_is_refused():
     parameters = dict(ActionFreeVideoModel(SIZE).named_parameters())
-    with pytest.raises(InputError, match="pass 'rssm.prior_logits.weight' with it"):
+    with pytest.raises(InputError, match=r"pass 'rssm\.prior_logits\.weight' with it"):
         to_official({"rssm.gru_input.weight": parameters["rssm.gru_input.weight"]})

@@ -287,6 +287,24 @@ def test_pickles_with_more_than_arrays(tmp_path, value, word):
     refused(written(tmp_path / "a.pkl", pickle.dumps(value, 2)), "asks for", word)
 
 
+def test_no_damage_does_more_than_refuse(tmp_path):
+    """Whatever happens to a file, it is read or refused, and no other error comes out."""
+    rng, refusals = np.random.default_rng(0), 0
+    for protocol in (0, 2, 4, 5):
+        whole = np.frombuffer(pickle.dumps(ARRAYS, protocol), np.uint8)
+        for _ in range(300):
+            data = whole.copy()
+            where = rng.integers(len(data), size=rng.integers(1, 4))
+            data[where] = rng.integers(256, size=len(where))
+            path = written(tmp_path / "a.pkl", data.tobytes())
+            try:
+                read_arrays(path)
+            except InputError as error:
+                one_sentence(str(error), str(path))
+                refusals += 1
+    assert refusals > 400
+
+
 def test_no_file_unfolds_to_more_than_its_size(tmp_path, monkeypatch):
     text = b"V" + 1000 * b"a" + b"\np1\n"
     again = b"c_codecs\nencode\n(g1\nVlatin1\ntR"
@@ -443,7 +461,7 @@ def test_arrays_of_other_shapes_and_kinds(tmp_path, model):
     empty = [np.zeros((0, *array.shape[1:]), np.float32) for array in rssm]
     folder_refused(saved(folder, model, rssm=empty), "empty arrays")
     huge = [np.zeros(1_000_000, np.float32)] + [np.zeros(1, np.float32)] * (len(rssm) - 1)
-    huge[1], huge[7] = np.zeros(3_000_000, np.float32), huge[0]  # a GRU of 72 TB
+    huge[1], huge[7] = np.zeros(3_000_000, np.float32), huge[0]  # a GRU of terabytes
     folder_refused(saved(folder, model, rssm=huge), "pass the folder")
 
 

@@ -164,8 +164,7 @@ def _peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # A child inherits the parent's ru_maxrss on Linux, but not this figure.
-        lines = (line.split() for line in status.read_text().splitlines())
-        return 1024 * next(int(value) for key, value, *_ in lines if key == "VmHWM:")
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

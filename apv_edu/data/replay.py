@@ -224,8 +224,7 @@ def read_episode(path: Path | str) -> Episode:
             return Episode(file["image"], file["action"], file["reward"], success)
     except Exception as error:  # a damaged file makes its parser raise anything
         wrong = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-        remedy = "put a copy there or start again in another folder"
-        raise InputError(f"{path} is {wrong}: {remedy}.") from error
+        raise InputError(f"{path} is {wrong}: put it back or take another folder.") from error
 
 
 def _files(folder: Path) -> dict[int, Path]:

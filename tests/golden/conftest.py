@@ -142,13 +142,18 @@ def official_agent(golden, official_model) -> Callable[[Setting, torch.dtype], A
     return build
 
 
-def gradient_views(grads: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, np.ndarray]:
+@pytest.fixture(scope="session")
+def gradient_views() -> Callable[..., dict[str, np.ndarray]]:
     """Gradients by our names, in the three forms and by the names of the golden files."""
-    views = {}
-    for name, grad in to_official(grads, prefix).items():
-        views[f"grad/{name}"] = grad
-        views[f"grad_every8/{name}"] = grad.ravel()[::8]
-        views[f"grad_norm/{name}"] = np.linalg.norm(grad)
+
+    def views(grads: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, np.ndarray]:
+        out = {}
+        for name, grad in to_official(grads, prefix).items():
+            out[f"grad/{name}"] = grad
+            out[f"grad_every8/{name}"] = grad.ravel()[::8]
+            out[f"grad_norm/{name}"] = np.linalg.norm(grad)
+        return out
+
     return views
 
 

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import gradient_views
 
 from apv_edu.nets.distributions import balanced_kl, straight_through, unit_normal_nll
 from apv_edu.world_model import Beliefs
@@ -71,7 +70,7 @@ def run_call(agent, call: str, batch, is_first):
         f"{call}/streamnorm_mag": agent.bonus.magnitude.clone(),
         f"{call}/queue": agent.bonus.queue.clone(),
         f"{call}/queue_step": agent.bonus.filled.clone(),
-        f"{call}/reward_target": batch.reward[:, : normed.shape[1]] + normed,
+        f"{call}/reward_target": batch.reward[:, : raw.shape[1]] + agent.config.bonus.beta * normed,
         f"{call}/reward_head_mean": model.reward(features),
         f"{call}/decoder_neg_log_prob": nll.unflatten(0, batch.image.shape[:2]),
         f"{call}/model_loss": loss,
@@ -82,7 +81,7 @@ def run_call(agent, call: str, batch, is_first):
     return loss, seen, out
 
 
-def forward(agent, batches, reference) -> dict[str, np.ndarray]:
+def forward(agent, batches, reference, gradient_views) -> dict[str, np.ndarray]:
     """Everything that a file ``finetune`` and its gradients hold, as our model computes it."""
     model = agent.world_model
     loss, seen, out = run_call(agent, "call1", batches[1], batches[1].is_first)
@@ -121,10 +120,10 @@ def forward(agent, batches, reference) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def runs(setting, official_agent, batches, golden):
+def runs(setting, official_agent, batches, golden, gradient_views):
     reference = golden(f"finetune{setting.suffix}")
     agents = (official_agent(setting, dtype) for dtype in PRECISIONS)
-    return [forward(agent, batches, reference) for agent in agents]
+    return [forward(agent, batches, reference, gradient_views) for agent in agents]
 
 
 ROLLOUTS = ("post_", "prior_", "af_post_", "af_prior_")
