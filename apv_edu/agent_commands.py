@@ -90,6 +90,7 @@ class Evaluate:
 
         from apv_edu.agent_files import load_agent, world_config
         from apv_edu.assets import find_file
+        from apv_edu.envs.vector import EnvironmentCrash
         from apv_edu.evaluate import dream, evaluate, write_episodes
         from apv_edu.evaluate import world as one_world
         from apv_edu.files import write_atomically
@@ -103,6 +104,9 @@ class Evaluate:
             played = evaluate(
                 world, None if self.random else agent, episodes=self.episodes, seed=self.seed
             )
+        except EnvironmentCrash as crash:
+            what = f"The world {task} crashed ({crash})"
+            raise InputError(f"{what}: mend it, or name another.") from crash
         finally:
             world.close()
         totals = np.array([episode.total for episode in played])

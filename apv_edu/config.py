@@ -1,6 +1,7 @@
 """Every size and setting, in frozen dataclasses, and the four presets: the home of defaults."""
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -11,16 +12,18 @@ IMAGE_SIZES = (32, 64)
 """Of these the encoder makes 2x2, and the decoder makes these of one pixel."""
 
 
-def check_counts(settings: Any) -> None:
-    """Every whole number in ``settings`` is at least 1.
+def check_counts(settings: Any, *, zero: Container[str] = ()) -> None:
+    """Every whole number in ``settings`` is at least 1, or 0 for those named in ``zero``.
 
     Raises:
         InputError: when one is not.
     """
     for name in (f.name for f in fields(settings)):
-        value = getattr(settings, name)
-        if type(value) is int and value < 1:
-            raise InputError(f"{name}={value} is too small: give a whole number of at least 1.")
+        value, least = getattr(settings, name), 0 if name in zero else 1
+        if type(value) is int and value < least:
+            raise InputError(
+                f"{name}={value} is too small: give a whole number of at least {least}."
+            )
 
 
 def check_range(settings: Any, *names: str, most: float = math.inf, above: bool = False) -> None:

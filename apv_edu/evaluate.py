@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from apv_edu.agent import APVAgent
 from apv_edu.envs import make_env
 from apv_edu.envs.vector import Worlds
+from apv_edu.errors import InputError
 from apv_edu.files import write_atomically
 from apv_edu.finetune_config import WorldConfig
 from apv_edu.metrics import prediction_grid
@@ -101,11 +102,16 @@ def evaluate(worlds: Worlds, agent: APVAgent | None, *, episodes: int, seed: int
     The same seed gives the same starting positions, whoever plays.
 
     Raises:
-        InputError: for an action that is not finite.
+        InputError: for a world with other actions than the agent's, or one that is not finite.
         EnvironmentCrash: when the world breaks down.
 
     Source: APV section 4.1 (success over episodes); official file ``train.py``.
     """
+    if agent is not None and agent.action_dim != worlds.action_dim:
+        raise InputError(
+            f"The agent's actions have {agent.action_dim} numbers and this world takes "
+            f"{worlds.action_dim}: choose the world that the agent was trained in."
+        )
     played = []
     for index in range(episodes):
         acting = stream(seed, ACT, index)
@@ -130,9 +136,20 @@ def dream(
 ) -> UInt8[np.ndarray, "time rows columns 3"]:
     """Truth, open-loop dream and error side by side: the model is told the actions that were taken.
 
-    It watches ``context`` frames from ``start`` on and then sees no more.
+    It watches ``context`` frames from ``start`` on (fewer where the episode ends before) and then
+    sees no more.
+
+    Raises:
+        InputError: for a ``start`` that leaves nothing to dream of, or a number below its least.
     """
+    if not 0 <= start < len(episode.frames) - 1 or min(context, horizon) < 1:
+        raise InputError(
+            f"No dream with start={start}, context={context} and horizon={horizon} fits an episode "
+            f"of {len(episode.frames)} frames: start from 0 to {len(episode.frames) - 2}, and "
+            "give at least one frame of each."
+        )
     end = min(start + context + horizon, len(episode.frames))
+    context = min(context, end - start - 1)
     device = next(agent.parameters()).device
     frames = torch.from_numpy(episode.frames[start:end])[None].to(device)
     actions = torch.from_numpy(episode.actions[start:end])[None].to(device)

@@ -6,6 +6,7 @@ run that was killed at any moment and started again plays the lost episodes once
 before, and ends with the very weights of a run that was left alone (same machine and threads).
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -105,25 +106,15 @@ def finetune(
     try:
         with locked(out):
             remove_leftovers(out)
-            attempt = partial(_train, make, config, out, logger, settings, video_model, place)
-            try:
-                run = attempt(progress)
-            except EnvironmentCrash as crash:
-                tqdm.write(f"The world {task} crashed ({crash}): starting it once more.")
-                try:
-                    run = attempt(progress)
-                except EnvironmentCrash as again:
-                    raise InputError(
-                        f"The world {task} crashed twice ({again}): mend it, then run the same "
-                        "command again to go on from the last checkpoint."
-                    ) from again
+            train = partial(_train, make, config, out, logger, settings, video_model, place)
+            run = _twice(partial(train, progress), task)
             made = checkpoint.provenance(command, seed=seed, steps=run.step)
             story = {"task": task, "world": asdict(config.world), "settings": settings}
             story["cpu_seconds"] = round(run.cpu_seconds)
             save_agent(out / AGENT, run.agent, made | story)
     finally:
-        logger.close()
         torch.set_num_threads(threads_before)
+        logger.close()
     return run.agent.eval()
 
 
@@ -139,6 +130,23 @@ def run_settings(
     settings = {name: value for name, value in asdict(config).items() if name not in free}
     digest = checkpoint.digest(video_model) if video_model else None
     return settings | {"task": task, "seed": seed, "video_model": digest}
+
+
+def _twice(train: Callable[[], Run], task: str) -> Run:
+    """Train, and if a world breaks down go on from the last checkpoint with new ones, once."""
+    try:
+        return train()
+    except EnvironmentCrash as crash:
+        story = str(crash)
+    # Not within the except clause, which would keep the first attempt's replay in memory.
+    tqdm.write(f"The world {task} crashed ({story}): starting it once more.", file=sys.stderr)
+    try:
+        return train()
+    except EnvironmentCrash as crash:
+        raise InputError(
+            f"The world {task} crashed twice ({crash}): mend it, then run the same command again "
+            "to go on from the last checkpoint."
+        ) from crash
 
 
 def _train(
@@ -179,7 +187,7 @@ def _train(
                 run.cpu_seconds += time.process_time() - began
                 logger.scalars(run.step, {"time/cpu_seconds": run.cpu_seconds})
                 if due(config.checkpoint_every):
-                    _save(run, out, settings, kept)
+                    _save(run, before, out, settings, kept)
                     kept = run.step
     finally:
         worlds.close()
@@ -214,6 +222,8 @@ def _resume(run: Run, out: Path, settings: dict[str, Any], steps: int) -> None:
         run.replay.restore(out / REPLAY, added=0)
         return
     tensors, metadata = checkpoint.load(path)
+    if metadata.get("before", steps) < steps < metadata["step"]:
+        steps = metadata["step"]  # the episode that reached ``steps`` was played to its end
     checkpoint.check_resumable(path, metadata, "finetuning", settings, steps)
     run.agent.load_training_state(tensors)
     run.step, run.round = metadata["step"], metadata["round"]
@@ -223,11 +233,12 @@ def _resume(run: Run, out: Path, settings: dict[str, Any], steps: int) -> None:
     )
 
 
-def _save(run: Run, out: Path, settings: dict[str, Any], kept: int) -> None:
+def _save(run: Run, before: int, out: Path, settings: dict[str, Any], kept: int) -> None:
     check_weights(run.agent, run.step, kept, out)
     story = {
         "kind": "finetuning",
         "step": run.step,
+        "before": before,  # the last round
         "round": run.round,
         "cpu_seconds": run.cpu_seconds,
         "episodes_added": run.replay.added,

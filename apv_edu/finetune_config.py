@@ -36,7 +36,7 @@ class WorldConfig:
     """Of the tabletop: how near the goal counts as on it; 0.28 makes reach easy."""
 
     def __post_init__(self):
-        check_counts(replace(self, distractors=None) if self.distractors == 0 else self)
+        check_counts(self, zero=("distractors",))
 
     def options(self) -> dict[str, Any]:
         """What to hand to ``make_env``."""
@@ -78,7 +78,7 @@ class FinetuneConfig:
     """Steps between checkpoints, up to the end of the episode."""
 
     def __post_init__(self):
-        check_counts(self if self.warmup else replace(self, warmup=1))
+        check_counts(self, zero=("warmup",))
 
     def updates_due(self, step: int) -> int:
         """Updates that belong to the first ``step`` steps."""
@@ -88,8 +88,8 @@ class FinetuneConfig:
 
 _FAST = OptimizerConfig(learning_rate=1e-3)
 _SMALL_BEHAVIOR = BehaviorConfig(
-    horizon=10,
-    starts=256,
+    horizon=8,
+    starts=96,
     discount=0.95,
     entropy=3e-2,
     actor=_FAST,
@@ -133,21 +133,23 @@ LAPTOP = {
         ),
         steps=20_000,
         warmup=300,
-        update_every=5,
-        batch_size=32,
+        update_every=2,
         sequence_length=10,
+        eval_episodes=20,
     ),
     "metaworld": FinetuneConfig(
         agent=AgentConfig(
             world_model=WorldModelConfig(
                 concat_embed=True,
                 reward_scale=10.0,
+                reward_factor=0.1,
                 kl_scale=0.1,
                 optimizer=replace(_FAST, learning_rate=6e-4),
             ),
             bonus=BonusConfig(beta=0.1),
             behavior=replace(
                 _SMALL_BEHAVIOR,
+                horizon=10,
                 starts=128,
                 discount=0.97,
                 entropy=1e-2,
@@ -156,12 +158,13 @@ LAPTOP = {
             ),
         ),
         world=WorldConfig(action_repeat=2, time_limit=300),
-        steps=20_000,
+        steps=9000,
         prefill=1500,
         warmup=300,
         update_every=5,
         batch_size=12,
         sequence_length=10,
+        eval_every=1500,
     ),
     "dmc": FinetuneConfig(
         agent=AgentConfig(
@@ -175,6 +178,7 @@ LAPTOP = {
             bonus=BonusConfig(beta=0.0),
             behavior=replace(
                 _SMALL_BEHAVIOR,
+                horizon=12,
                 starts=160,
                 discount=0.98,
                 entropy=3e-3,

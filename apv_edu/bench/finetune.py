@@ -119,7 +119,7 @@ def _bench_update(name: str, batch: int, length: int, rounds: int | None) -> lis
 
 def bench_policy(sizes: tuple[str, ...] = ("small", "paper"), *, rounds: int = 15) -> list[dict]:
     """One row a size: wall and CPU milliseconds of a sampled action for one world, one thread."""
-    tasks = {f"{size}": _acting(CONFIGS[size]) for size in sizes}
+    tasks = {size: _acting(CONFIGS[size]) for size in sizes}
     seconds = _at_one_thread(lambda: interleaved(tasks, rounds))
     return [
         {"size": size, "wall_ms": wall / CALLS * 1e3, "cpu_ms": cpu / CALLS * 1e3}
@@ -147,12 +147,12 @@ def bench_memory(
     Each is measured in a process of its own, which holds nothing else.
     """
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.starmap(_memory, [(size, batch, length) for size in sizes], chunksize=1)
+        return pool.starmap(_memory, [(size, CONFIGS[size], batch, length) for size in sizes], 1)
 
 
-def _memory(name: str, batch: int, length: int) -> dict:
+def _memory(name: str, config: AgentConfig, batch: int, length: int) -> dict:
     torch.set_num_threads(1)
-    config, imports = CONFIGS[name], _peak_bytes()
+    imports = _peak_bytes()
     update = fast_update(APVAgent(config, ACTION_DIM), a_batch(config, batch, length))
     for _ in range(2):
         update()

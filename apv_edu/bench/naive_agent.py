@@ -54,13 +54,16 @@ class PlainTruncatedNormal(Distribution):
 
     @property
     def mode(self) -> Tensor:
+        """The most likely action."""
         return self.loc.clamp(-1, 1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A sample whose gradient runs through the quantile function."""
         share = torch.rand(sample_shape + self.loc.shape, dtype=self.loc.dtype)
         return self.loc + self.scale * self.normal.icdf(self.below + share * self.mass)
 
     def entropy(self) -> Tensor:
+        """Differential entropy in nats, of each variable."""
         slope_a, slope_b = (z * self.normal.log_prob(z).exp() for z in (self.a, self.b))
         spread = torch.log(math.sqrt(2 * math.pi * math.e) * self.scale * self.mass)
         return spread + (slope_a - slope_b) / (2 * self.mass)

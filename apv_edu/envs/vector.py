@@ -51,17 +51,23 @@ class Worlds:
 
     Raises:
         InputError: for a world that the agent cannot use.
+        EnvironmentCrash: when it breaks down while it is made.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], count: int):
         self.count = count
-        if count == 1:
-            self.env: Any = make()
-            space, image = self.env.action_space, self.env.observation_space
-        else:
-            self.env = AsyncVectorEnv([make] * count, context="spawn")
-            space, image = self.env.single_action_space, self.env.single_observation_space
-        _check_spaces(space, image)
+        with _crashes():
+            if count == 1:
+                self.env: Any = make()
+                space, image = self.env.action_space, self.env.observation_space
+            else:
+                self.env = AsyncVectorEnv([make] * count, context="spawn")
+                space, image = self.env.single_action_space, self.env.single_observation_space
+        try:
+            _check_spaces(space, image)
+        except InputError:
+            self.close()
+            raise
         self.action_dim = int(space.shape[0])
 
     def reset(self, seeds: Sequence[int]) -> UInt8[np.ndarray, "count size size 3"]:
@@ -69,7 +75,7 @@ class Worlds:
         with _crashes():
             if self.count == 1:
                 observation, _ = self.env.reset(seed=seeds[0])
-                return observation["image"][None]
+                return observation["image"][None].copy()  # the world may draw into it again
             observation, _ = self.env.reset(seed=list(seeds))
             return observation["image"].copy()
 
@@ -83,14 +89,14 @@ class Worlds:
         if not np.isfinite(actions).all():
             raise InputError(
                 f"The policy's action {actions[~np.isfinite(actions).all(1)][0].tolist()} is not "
-                "finite: go on from an earlier checkpoint, with lower learning rates."
+                "finite: train it anew in another folder with lower learning rates."
             )
         with _crashes():
             if self.count == 1:
                 observation, reward, terminated, truncated, info = self.env.step(actions[0])
                 done, success = terminated or truncated, info.get("success", False)
                 values = ([reward], [done], [success])
-                return Steps(observation["image"][None], *map(np.asarray, values))
+                return Steps(observation["image"][None].copy(), *map(np.asarray, values))
             observation, reward, terminated, truncated, info = self.env.step(actions)
             success = info.get("success", np.zeros(self.count, bool))
             return Steps(observation["image"].copy(), reward, terminated | truncated, success)
@@ -99,6 +105,11 @@ class Worlds:
         """Let the worlds go, broken ones too."""
         with suppress(Exception):
             self.env.close(**({"terminate": True} if self.count > 1 else {}))
+        if self.count > 1:  # Gymnasium stops at the first dead process
+            for process in self.env.processes:
+                process.terminate()
+                process.join()
+            self.env.closed = True
 
 
 class Steps(NamedTuple):
@@ -117,8 +128,11 @@ def _crashes() -> Iterator[None]:
         yield
     except InputError:
         raise
+    except (EOFError, ConnectionError) as error:
+        raise EnvironmentCrash("its process died") from error
     except Exception as error:
-        raise EnvironmentCrash(f"{type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise EnvironmentCrash(f"{type(error).__name__}: {said}") from error
 
 
 def _check_spaces(action: gymnasium.Space, observation: gymnasium.Space) -> None:
@@ -132,8 +146,9 @@ def _check_spaces(action: gymnasium.Space, observation: gymnasium.Space) -> None
             f"The action space {action} is not [-1, 1]: wrap the world in "
             "gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
         )
-    if not (isinstance(observation, Dict) and "image" in observation.spaces):
+    image = observation.get("image") if isinstance(observation, Dict) else None
+    if not (isinstance(image, Box) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
         raise InputError(
-            f"The observation space {observation} has no 'image': wrap the world so that it "
-            "returns {'image': uint8 frames of (size, size, 3)}."
+            f"The observation space {observation} has no 'image' of bytes: wrap the world so that "
+            "it returns {'image': uint8 frames of (size, size, 3)}."
         )

@@ -78,7 +78,10 @@ def _pdf(z: Tensor) -> Tensor:
 def _quantile(normal: TruncatedNormal, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The action at a share ``uniform`` of the mass, and its slopes by loc and scale."""
     a, b = normal.a, normal.b
-    z = torch.special.ndtri(_cdf(a) + uniform * normal.mass).clamp(a, b)
+    # Rounding may make the share 0 or 1, of which the plain normal has no quantile.
+    edge = torch.finfo(a.dtype).eps / 2
+    share = (_cdf(a) + uniform * normal.mass).clamp(edge, 1 - edge)
+    z = torch.special.ndtri(share).clamp(a, b)
     action = normal.loc + normal.scale * z
     return action, *slopes(normal, action)
 

@@ -210,6 +210,7 @@ def test_restore_without_a_count_takes_what_fits(tmp_path):
     again.restore(tmp_path, added=len(LENGTHS))
     for ours, theirs in zip(draws(again), wanted, strict=True):
         assert_same(ours, theirs)
+    assert len(list(tmp_path.iterdir())) == again.episodes
     smaller = Replay(12, SIZE, ACTIONS)
     smaller.restore(tmp_path, added=len(LENGTHS))
     assert (smaller.added, smaller.episodes, smaller.frames) == (len(LENGTHS), 1, 9)
@@ -225,6 +226,8 @@ def test_restore_clears_a_killed_run_s_future_and_halves(tmp_path):
     assert names == ["000000-6.npz", "000001-9.npz", "notes.txt"]
     again.add(marked(2, 7))
     assert (tmp_path / "000002-7.npz").exists() and again.added == 3
+    again.restore(tmp_path, added=2)  # into one that already holds something
+    assert (again.added, again.episodes, again.frames) == (2, 2, 15)
 
 
 def test_restore_to_the_very_beginning(tmp_path):

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ NEIGHBOURS = 4
 """The one size of the official fine-tuning runs that no array tells."""
 
 
-@pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
+@pytest.fixture(scope="session", params=list(SETTINGS.values()), ids=list(SETTINGS))
 def setting(request) -> Setting:
     return request.param
 

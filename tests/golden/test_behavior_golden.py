@@ -136,8 +136,10 @@ def actor_parts(agent, arrays, dtype) -> dict[str, np.ndarray]:
 
 def grid_parts(arrays, dtype) -> dict[str, np.ndarray]:
     """The distribution of one action on a grid of loc, scale and action."""
-    loc, scale = (torch.from_numpy(arrays[f"grid/{name}"]).to(dtype) for name in ("loc", "scale"))
-    loc.requires_grad_(), scale.requires_grad_()
+    loc, scale = (
+        torch.from_numpy(arrays[f"grid/{name}"]).to(dtype).requires_grad_()
+        for name in ("loc", "scale")
+    )
     normal = TruncatedNormal(loc[..., None], scale[..., None])
     entropy, x = normal.entropy(), torch.from_numpy(arrays["grid/x"]).to(dtype)
     by_loc, by_scale = torch.autograd.grad(entropy.sum(), (loc, scale))
