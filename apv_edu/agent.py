@@ -104,14 +104,9 @@ class APVAgent(nn.Module):
         Source: official file ``agent.py``, ``Agent.policy``.
         """
         noise = None if generator is None else self.world_model.noise(len(frames), 1, generator)
-        seen = self.world_model.observe(
-            frames[:, None],
-            state.action[:, None],
-            state.beliefs,
-            is_first=is_first[:, None],
-            noise=noise,
+        beliefs = self.world_model.follow(
+            frames, state.action, state.beliefs, is_first=is_first, noise=noise
         )
-        beliefs = seen.beliefs()
         policy = self.behavior.actor(beliefs.stacked.features)
         if explore and generator is not None:
             uniform = torch.rand(policy.loc.shape, generator=generator, device=generator.device)

@@ -173,6 +173,35 @@ class StackedWorldModel(nn.Module):
         )
         return Observation(stacked if video is None else video, stacked)
 
+    def follow(
+        self,
+        frames: UInt8[Tensor, "batch height width 3"],
+        action: Float[Tensor, "batch action"],
+        beliefs: Beliefs,
+        *,
+        is_first: Bool[Tensor, " batch"] | None = None,
+        noise: LatentNoise | None = None,
+    ) -> Beliefs:
+        """One step of ``observe``, for acting: ``noise`` is that of a single step.
+
+        Raises:
+            InputError: for frames of another kind or size than the model's.
+
+        Source: official file ``agent.py``, ``Agent.policy``.
+        """
+        below_noise, above_noise = (None, None) if noise is None else (n[:, 0] for n in noise)
+        seen = self.encoder(self.scale(frames))
+        below = None
+        if self.video_rssm is not None and beliefs.video is not None:
+            below = self.video_rssm.follow(
+                beliefs.video, seen, is_first=is_first, noise=below_noise
+            )
+            seen = torch.cat([seen, below.features], -1) if self.concat_embed else below.features
+        above = self.rssm.follow(
+            beliefs.stacked, seen, action=action, is_first=is_first, noise=above_noise
+        )
+        return Beliefs(below, above)
+
     def decode(
         self, features: Float[Tensor, "batch time features"]
     ) -> Float[Tensor, "batch time height width 3"]:

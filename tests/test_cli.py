@@ -93,6 +93,7 @@ def test_collect_passes_everything_on(tmp_path: Path, capsys):
         ("collect --out d --videos 1", "No environment is named"),
         ("collect tabletop:pull --out d --videos 1", "tabletop:pu"),
         ("pack --out d", "No folder of videos"),
+        ("export --model m --out o", "There is no checkpoint m"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -207,9 +208,11 @@ def test_help_explains_every_option(name: str, capsys):
 
 def test_help_needs_neither_torch_nor_a_simulator():
     code = (
-        "import sys; from apv_edu.cli import main\n"
-        "try: main(['pretrain', '--help'])\n"
-        "except SystemExit: print([m for m in ('torch', 'mujoco', 'av') if m in sys.modules])"
+        "import sys; from apv_edu.cli import COMMANDS, main\n"
+        "for command in COMMANDS:\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "print([m for m in ('torch', 'mujoco', 'av', 'gymnasium') if m in sys.modules])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

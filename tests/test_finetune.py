@@ -2,6 +2,8 @@ import errno
 import gc
 import io
 import os
+import re
+import resource
 import subprocess
 import sys
 import weakref
@@ -22,7 +24,7 @@ from gymnasium.wrappers import RescaleAction
 from apv_edu import checkpoint, files, rounds
 from apv_edu import finetune as module
 from apv_edu.agent import APVAgent
-from apv_edu.agent_files import load_agent, save_agent
+from apv_edu.agent_files import load_agent
 from apv_edu.data import replay as replay_module
 from apv_edu.data.replay import read_episode
 from apv_edu.data.video import pack_videos
@@ -74,7 +76,7 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         call()
     message = str(caught.value)
     assert "\n" not in message and message.endswith("."), message
-    assert ". " not in message.replace("...", ""), message
+    assert not re.search(r"[a-z)]\. [A-Z]", message), message
     for word in words:
         assert word in message, (word, message)
 
@@ -259,16 +261,17 @@ def test_the_second_start_does_not_hold_two_replays(tmp_path: Path, monkeypatch)
 
 def test_a_killed_worker_is_replaced_and_then_named(tmp_path: Path):
     config = quick("dreamer", envs=2, steps=40)
+    longer = replace(config, steps=60)
     run(tmp_path / "whole", config, make=partial(Breaking, "step", episode=99))
     once = tmp_path / "mark"
     run(tmp_path / "one", config, make=partial(Breaking, "kill", episode=2, once=once))
     assert once.exists()
     assert_same_run(tmp_path / "whole", tmp_path / "one")
     refused(
-        lambda: run(tmp_path / "two", config, make=partial(Breaking, "kill", episode=2)),
+        lambda: run(tmp_path / "two", longer, make=partial(Breaking, "kill", episode=2)),
         f"The world {TASK} crashed twice (its process died): mend it",
     )
-    assert checkpoint.load(tmp_path / "two" / "checkpoint.safetensors")[1]["step"] == 20
+    assert checkpoint.load(tmp_path / "two" / "checkpoint.safetensors")[1]["step"] == 40
 
 
 # Bad input
@@ -279,7 +282,10 @@ def test_a_killed_worker_is_replaced_and_then_named(tmp_path: Path):
     [
         (lambda: gymnasium.make("CartPole-v1"), "The action space Discrete(2) is no Box"),
         (lambda: gymnasium.make("Pendulum-v1"), "gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"),
-        (lambda: RescaleAction(gymnasium.make("Pendulum-v1"), -1.0, 1.0), "has no 'image'"),
+        (
+            lambda: RescaleAction(gymnasium.make("Pendulum-v1"), np.float32(-1), np.float32(1)),
+            "has no 'image'",
+        ),
     ],
 )
 def test_a_world_that_no_agent_can_use_is_refused(make, words: str, tmp_path: Path):
@@ -376,7 +382,7 @@ def test_a_video_model_of_another_kind_or_size_is_refused(whole: Path, tmp_path:
 
 
 def test_what_else_may_lie_in_the_checkpoints_place(whole: Path, tmp_path: Path):
-    run(tmp_path, quick("dreamer", steps=10))
+    run(tmp_path, quick("dreamer", steps=20))
     path = tmp_path / "checkpoint.safetensors"
     good = path.read_bytes()
     path.write_bytes(good[:-9])
@@ -547,6 +553,7 @@ def test_a_full_disk_under_the_numbers(whole: Path, tmp_path: Path):
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_under_tensorboard(tmp_path: Path, monkeypatch):
     """Its writer is another thread; what that cannot write must reach this one."""
     from tensorboard.compat.tensorflow_stub.io.gfile import GFile
@@ -560,32 +567,14 @@ def test_a_full_disk_under_tensorboard(tmp_path: Path, monkeypatch):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_disk_that_takes_no_more_ends_the_command_in_one_sentence(whole: Path, tmp_path: Path):
+def test_a_disk_that_takes_no_more(whole: Path, tmp_path: Path):
     """No file may grow beyond 60 kB, which the checkpoint does."""
-    code = (
-        "import resource, sys; sys.path[:0] = sys.argv[2:]\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
-        "from finetune_runs import run\nfrom apv_edu.errors import InputError\n"
-        "try: run(sys.argv[1])\n"
-        "except InputError as error: print(error); sys.exit(2)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), *sys.path],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stdout.count("\n") == 1 and "Cannot write" in done.stdout
-    assert "Traceback" not in done.stderr
-    run(tmp_path / "run")
-    assert_same_run(whole, tmp_path / "run")
-
-
-def test_an_agent_is_saved_from_its_own_device_and_size(whole: Path, tmp_path: Path):
-    """Half precision halves the file; what acts is the same within it."""
-    agent, story = load_agent(whole / "agent.safetensors")
-    save_agent(tmp_path / "half.safetensors", agent, story, torch.float16)
-    sizes = [p.stat().st_size for p in (tmp_path / "half.safetensors", whole / "agent.safetensors")]
-    assert sizes[0] < 0.55 * sizes[1]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        refused(lambda: run(tmp_path), "Cannot write", "checkpoint.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("*.safetensors"))
+    run(tmp_path)
+    assert_same_run(whole, tmp_path)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ STEPS = 65  # the last episode goes on to 70
 
 
 @pytest.fixture(scope="module")
-def server() -> mp.context.ForkServerContext:
+def server() -> ForkServerContext:
     """Processes that have torch imported already, so that a kill costs a second and no more."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["apv_edu.finetune", "torch.utils.tensorboard.writer"])
@@ -34,13 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(server: mp.context.ForkServerContext, folder: Path) -> Path:
+def whole(server: ForkServerContext, folder: Path) -> Path:
     assert execute(server, folder / "model.safetensors", folder / "whole") == 0
     return folder / "whole"
 
 
 def execute(
-    server: mp.context.ForkServerContext,
+    server: ForkServerContext,
     model: Path,
     out: Path,
     prepare: Callable[..., None] | None = None,

@@ -1,4 +1,4 @@
-"""``python -m apv_edu.bench pretrain|render [--json FILE]``: print a table of measured speed."""
+"""``python -m apv_edu.bench WHAT [--json FILE]``: print a table of measured speed."""
 
 import argparse
 import json
@@ -24,13 +24,23 @@ def table(rows: Sequence[dict]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one bench; the exit status is 2 where the reader can mend what went wrong."""
     parser = argparse.ArgumentParser(prog="python -m apv_edu.bench", description=__doc__)
-    parser.add_argument("what", choices=["pretrain", "render"])
+    parser.add_argument(
+        "what", choices=["pretrain", "finetune", "policy", "memory", "replay", "render"]
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
     options = parser.parse_args(arguments)
     try:
         # Each bench loads what it measures only when asked for: MuJoCo or torch.
         if options.what == "pretrain":
             from apv_edu.bench.pretrain import bench_pretrain as bench
+        elif options.what == "finetune":
+            from apv_edu.bench.finetune import bench_finetune as bench
+        elif options.what == "policy":
+            from apv_edu.bench.finetune import bench_policy as bench
+        elif options.what == "memory":
+            from apv_edu.bench.finetune import bench_memory as bench
+        elif options.what == "replay":
+            from apv_edu.bench.replay import bench_replay as bench
         else:
             from apv_edu.bench.render import bench_render as bench
         rows = bench()

@@ -68,7 +68,8 @@ def a_batch(config: AgentConfig, batch: int, length: int) -> Batch:
 def fast_update(agent: APVAgent, batch: Batch) -> Callable[[], object]:
     """The update of the book, with its noise drawn."""
     generator = torch.Generator().manual_seed(0)
-    return lambda: agent.update(batch, agent.noise(*batch.reward.shape, generator))
+    size, length = batch.reward.shape
+    return lambda: agent.update(batch, agent.noise(size, length, generator))
 
 
 def bench_finetune(

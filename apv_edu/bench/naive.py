@@ -29,8 +29,8 @@ def optimizer_of(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig
 ) -> tuple[torch.optim.AdamW, float]:
     """AdamW with the official settings, and the largest gradient norm."""
-    options = {"eps": config.eps, "weight_decay": config.weight_decay}
-    return torch.optim.AdamW(parameters, config.learning_rate, **options), config.clip
+    rate, eps, decay = config.learning_rate, config.eps, config.weight_decay
+    return torch.optim.AdamW(parameters, rate, eps=eps, weight_decay=decay), config.clip
 
 
 def scaled(frames: UInt8[Tensor, "batch time height width 3"], dtype: torch.dtype) -> Tensor:
@@ -125,9 +125,9 @@ def observe(
     return deter, stoch, to_posterior, to_prior
 
 
-def kl_loss(to_posterior: Tensor, to_prior: Tensor, balance: float, free_nats: float) -> Tensor:
-    """The balanced divergence."""
-    to_posterior, to_prior = (kl.mean().clamp_min(free_nats) for kl in (to_posterior, to_prior))
+def kl_loss(kls: Iterable[Tensor], balance: float, free_nats: float) -> Tensor:
+    """The balanced divergence, from that which trains the posterior and that for the prior."""
+    to_posterior, to_prior = (kl.mean().clamp_min(free_nats) for kl in kls)
     return (1 - balance) * to_posterior + balance * to_prior
 
 
@@ -163,4 +163,4 @@ class NaiveStep:
         features = torch.cat([stoch.flatten(2), deter], -1)
         mean = decode(model.decoder, self.kernels, features.flatten(0, 1))
         image_loss = -Independent(Normal(mean, 1.0), 3).log_prob(images).mean()
-        return image_loss + config.kl_scale * kl_loss(*kl, config.kl_balance, config.free_nats)
+        return image_loss + config.kl_scale * kl_loss(kl, config.kl_balance, config.free_nats)

@@ -40,8 +40,11 @@ Search = Literal["broadcast", "matmul"]
 class PlainTruncatedNormal(Distribution):
     """Normal(loc, scale) between -1 and 1, sampled by its quantile function."""
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-    support = constraints.interval(-1, 1)
+    # torch declares as a property what its own distributions give as a dictionary.
+    arg_constraints = {  # noqa: RUF012  # pyright: ignore
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor):
@@ -57,9 +60,9 @@ class PlainTruncatedNormal(Distribution):
         """The most likely action."""
         return self.loc.clamp(-1, 1)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape=()) -> Tensor:
         """A sample whose gradient runs through the quantile function."""
-        share = torch.rand(sample_shape + self.loc.shape, dtype=self.loc.dtype)
+        share = torch.rand((*sample_shape, *self.loc.shape), dtype=self.loc.dtype)
         return self.loc + self.scale * self.normal.icdf(self.below + share * self.mass)
 
     def entropy(self) -> Tensor:
@@ -143,12 +146,12 @@ class NaiveAgentStep:
         target = batch.reward[:, :steps] + self.config.bonus.beta * bonus / (self.magnitude + 1e-8)
         reward = Normal(self.head(model.reward, features[:, :steps]), 1.0)
         mean = decode(model.decoder, self.kernels, features.flatten(0, 1))
-        options = config.kl_balance, config.free_nats
+        balance, free = config.kl_balance, config.free_nats
         loss = (
             -config.image_scale * Independent(Normal(mean, 1.0), 3).log_prob(images).mean()
             - config.reward_scale * reward.log_prob(target).mean()
-            + config.kl_scale * kl_loss(*kl, *options)
-            + config.video_kl_scale * kl_loss(*video_kl, *options)
+            + config.kl_scale * kl_loss(kl, balance, free)
+            + config.video_kl_scale * kl_loss(video_kl, balance, free)
         )
         return loss, bonus, deter, stoch
 

@@ -103,13 +103,14 @@ class Worlds:
 
     def close(self) -> None:
         """Let the worlds go, broken ones too."""
-        with suppress(Exception):
-            self.env.close(**({"terminate": True} if self.count > 1 else {}))
-        if self.count > 1:  # Gymnasium stops at the first dead process
-            for process in self.env.processes:
-                process.terminate()
-                process.join()
-            self.env.closed = True
+        if self.count == 1:
+            with suppress(Exception):
+                self.env.close()
+            return
+        for process in self.env.processes:  # Gymnasium's own way stops at the first dead one
+            process.terminate()
+            process.join()
+        self.env.closed = True
 
 
 class Steps(NamedTuple):

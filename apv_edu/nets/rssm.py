@@ -129,6 +129,24 @@ class RSSM(nn.Module):
         # The prior looks at the memory only, so it can wait for all steps together.
         return Rollout(deter, torch.stack(stochs, 1), torch.stack(posteriors, 1), self.prior(deter))
 
+    def follow(
+        self,
+        state: State,
+        embed: Float[Tensor, "batch embed"],
+        *,
+        action: Float[Tensor, "batch action"] | None = None,
+        is_first: Bool[Tensor, " batch"] | None = None,
+        noise: Float[Tensor, "batch stoch classes"] | None = None,
+    ) -> State:
+        """One step of ``observe``, for acting: the posterior state alone, no prior."""
+        if is_first is not None:
+            state, action = self._forget(is_first, state, action)
+        deter = self.advance(state, action)
+        hidden = F.elu(self.posterior_hidden(torch.cat([deter, embed], -1)))
+        logits = self.posterior_logits(hidden).to(deter.dtype)
+        logits = logits.unflatten(-1, (self.stoch, self.classes))
+        return State(deter, straight_through(logits, noise))
+
     def imagine(
         self,
         state: State,

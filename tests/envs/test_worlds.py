@@ -110,6 +110,33 @@ def test_worlds_together_are_the_worlds_alone():
         together.close()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tabletop:push",
+        pytest.param("metaworld:drawer-open", marks=pytest.mark.gl),
+        pytest.param("dmc:walker-walk", marks=pytest.mark.gl),
+    ],
+)
+def test_an_episode_depends_on_its_seed_and_actions_alone(name: str):
+    """What was played before leaves no trace: else a resumed run could not be the same run."""
+    make = partial(make_env, name, image_size=32, time_limit=12, action_repeat=2)
+    used, fresh = Worlds(make, 1), Worlds(make, 1)
+    try:
+        actions = np.random.default_rng(0).uniform(-1, 1, (8, 1, used.action_dim))
+        used.reset([1])
+        for action in actions[:7]:  # to the end and on
+            used.step(action.astype(np.float32))
+        np.testing.assert_array_equal(used.reset([2]), fresh.reset([2]))
+        for action in actions:
+            one, other = (worlds.step(action.astype(np.float32)) for worlds in (used, fresh))
+            for mine, theirs in zip(one, other, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+    finally:
+        used.close()
+        fresh.close()
+
+
 def test_a_frame_is_the_callers_own():
     worlds = Worlds(Still, 1)
     first, action = worlds.reset([0]), np.zeros((1, 2), np.float32)
@@ -144,7 +171,7 @@ def test_what_a_world_throws_is_a_crash_in_one_line(how: str):
 
 
 def test_what_cannot_be_made_is_a_crash():
-    with pytest.raises(EnvironmentCrash, match="ZeroDivisionError: division by zero"):
+    with pytest.raises(EnvironmentCrash, match=r"ZeroDivisionError: .* by zero"):
         Worlds(lambda: 1 // 0, 1)  # pyright: ignore[reportArgumentType]
 
 
