@@ -146,3 +146,23 @@ class ImportOfficial:
 
         import_official(self.folder, self.out, command, self.classes)
         print(self.out)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Gather the curves of fine-tuning runs, finished or not, in one tidy CSV."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders that `apv-edu finetune` wrote."""
+    out: Path
+    """The CSV: task, variant, seed, step, cpu_seconds, name, value."""
+
+    def run(self, command: str) -> None:
+        """Gather."""
+        if not self.runs:
+            raise InputError("No run is named: name at least one folder.")
+        from apv_edu.learning_curves import read_run, write_points
+
+        points = [point for folder in self.runs for point in read_run(folder)]
+        write_points(self.out, points)
+        print(f"{self.out}: {len(points)} numbers of {len(self.runs)} runs")

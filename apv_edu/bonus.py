@@ -93,7 +93,9 @@ class VideoBonus(nn.Module):
                 f"The bonus averages {self.config.neighbours} neighbours and has seen only "
                 f"{len(known)} moments: give larger batches or a smaller bonus.neighbours."
             )
-        # Matrix products find the neighbours in linear memory but blur small distances: a moment
-        # would be 0.01 from itself. So the few that were found are measured again.
-        index = torch.cdist(moments, known).topk(self.config.neighbours, largest=False).indices
+        # Matrix products find the neighbours in linear memory but blur distances that are small
+        # beside the vectors. So vectors are centred, and the few that were found measured again.
+        centre = known.mean(0)
+        distances = torch.cdist(moments - centre, known - centre)
+        index = distances.topk(self.config.neighbours, largest=False).indices
         return (known[index] - moments[:, None]).norm(dim=-1).mean(-1)

@@ -8,13 +8,15 @@ from contextlib import redirect_stderr
 
 import tyro
 
-from apv_edu.agent_commands import Evaluate, Finetune, ImportOfficial
+from apv_edu.agent_commands import Curves, Evaluate, Finetune, ImportOfficial
 from apv_edu.commands import Collect, Export, Pack, Predict, Pretrain
 from apv_edu.config import PRETRAIN, pretrain_config
 from apv_edu.errors import InputError
 from apv_edu.finetune_config import LAPTOP, finetune_config
 
-Command = Collect | Pack | Pretrain | Predict | Export | Finetune | Evaluate | ImportOfficial
+Command = (
+    Collect | Pack | Pretrain | Predict | Export | Finetune | Evaluate | Curves | ImportOfficial
+)
 COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
     "pack": Pack,
@@ -23,6 +25,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "finetune": Finetune,
     "evaluate": Evaluate,
+    "curves": Curves,
     "import-official": ImportOfficial,
 }
 
@@ -47,6 +50,7 @@ def parse(arguments: Sequence[str]) -> Command:
             config=finetune_config(_preset(arguments), _suite(arguments)),
         ),
         "evaluate": Evaluate(agent=missing),
+        "curves": Curves(runs=missing, out=missing),
         "import-official": ImportOfficial(folder=missing, out=missing),
     }
     summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}

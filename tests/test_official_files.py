@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from apv_edu import official_files
+from apv_edu import official_files, pickled_arrays
 from apv_edu.checkpoint import load, load_video_model
 from apv_edu.config import PRETRAIN, ModelSize
 from apv_edu.data.readers import read_video
@@ -25,9 +25,9 @@ from apv_edu.official_files import (
     PARTS,
     import_official,
     load_official_folder,
-    read_arrays,
     variable_order,
 )
+from apv_edu.pickled_arrays import read_arrays
 from apv_edu.video_model import ActionFreeVideoModel
 
 SIZE = ModelSize(depth=2, deter=8, hidden=6, stoch=3, classes=3)
@@ -309,9 +309,9 @@ def test_no_file_unfolds_to_more_than_its_size(tmp_path, monkeypatch):
     text = b"V" + 1000 * b"a" + b"\np1\n"
     again = b"c_codecs\nencode\n(g1\nVlatin1\ntR"
     refused(written(tmp_path / "a.pkl", text + 200 * again + b"."), "unfolds to more")
-    monkeypatch.setattr(official_files, "_STEPS", 100)
+    monkeypatch.setattr(pickled_arrays, "_STEPS", 100)
     refused(written(tmp_path / "a.pkl", 101 * b"]" + b"."), "more than 100 instructions")
-    monkeypatch.setattr(official_files, "MAX_BYTES", 50)
+    monkeypatch.setattr(pickled_arrays, "MAX_BYTES", 50)
     refused(tmp_path / "a.pkl", "larger than 50 bytes")
 
 

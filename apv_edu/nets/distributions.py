@@ -41,6 +41,8 @@ def straight_through(
     with torch.no_grad():
         index = (logits if noise is None else logits + noise).argmax(-1, keepdim=True)
         one_hot = torch.zeros_like(logits).scatter_(-1, index, 1.0)
+    if not logits.requires_grad:
+        return one_hot
     probs = logits.softmax(-1)
     # The bracket is exactly zero, so the value is exactly one-hot in any precision;
     # (one_hot + probs) - probs would round.

@@ -43,12 +43,13 @@ class TruncatedNormal:
         """An action for ``uniform`` noise in [0, 1), or the mode without; both have gradients.
 
         The sample is the quantile of the noise. As loc or scale moves it moves along, so that its
-        share of the mass below stays put; ``_pathwise`` is that derivative.
+        share of the mass below stays put: ``slopes`` are that derivative.
         """
-        if uniform is None:
-            action = self.mode
-        else:
-            action = _pathwise(self.loc, self.scale, *_quantile(self, uniform))
+        action = self.mode if uniform is None else _quantile(self, uniform)
+        if uniform is not None and (self.loc.requires_grad or self.scale.requires_grad):
+            by_loc, by_scale = slopes(self, action)
+            action = action + by_loc * (self.loc - self.loc.detach())
+            action = action + by_scale * (self.scale - self.scale.detach())
         # The value stays off the bounds, the gradient passes as if nothing had happened.
         with torch.no_grad():
             shift = action.clamp(LOW + EDGE, HIGH - EDGE) - action
@@ -75,15 +76,14 @@ def _pdf(z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _quantile(normal: TruncatedNormal, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The action at a share ``uniform`` of the mass, and its slopes by loc and scale."""
+def _quantile(normal: TruncatedNormal, uniform: Tensor) -> Tensor:
+    """The action that has a share ``uniform`` of the mass below it."""
     a, b = normal.a, normal.b
     # Rounding may make the share 0 or 1, of which the plain normal has no quantile.
     edge = torch.finfo(a.dtype).eps / 2
     share = (_cdf(a) + uniform * normal.mass).clamp(edge, 1 - edge)
     z = torch.special.ndtri(share).clamp(a, b)
-    action = normal.loc + normal.scale * z
-    return action, *slopes(normal, action)
+    return normal.loc + normal.scale * z
 
 
 @torch.no_grad()
@@ -102,8 +102,3 @@ def slopes(normal: TruncatedNormal, action: Tensor) -> tuple[Tensor, Tensor]:
     pull_a = (1 - below) * torch.exp(0.5 * (z.square() - a.square()))
     pull_b = below * torch.exp(0.5 * (z.square() - b.square()))
     return 1 - pull_a - pull_b, z - a * pull_a - b * pull_b
-
-
-def _pathwise(loc: Tensor, scale: Tensor, action: Tensor, by_loc: Tensor, by_scale: Tensor):
-    """``action``, which moves with loc and scale by the given slopes."""
-    return action + by_loc * (loc - loc.detach()) + by_scale * (scale - scale.detach())
