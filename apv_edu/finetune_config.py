@@ -33,7 +33,7 @@ class WorldConfig:
     distractors: int | None = None
     """Of the tabletop: shapes painted on the table."""
     tolerance: float | None = None
-    """Of the tabletop: how near the goal counts as on it; 0.28 makes reach easy."""
+    """Of the tabletop: how near the goal counts as on it; 0.35 makes reach easy."""
 
     def __post_init__(self):
         check_counts(self, zero=("distractors",))
@@ -131,10 +131,12 @@ LAPTOP = {
             bonus=BonusConfig(beta=0.1),
             behavior=_SMALL_BEHAVIOR,
         ),
-        steps=20_000,
+        steps=30_000,
+        prefill=2000,
         warmup=300,
-        update_every=2,
+        update_every=3,
         sequence_length=10,
+        eval_every=3000,
         eval_episodes=20,
     ),
     "metaworld": FinetuneConfig(
