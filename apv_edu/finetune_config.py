@@ -171,11 +171,13 @@ LAPTOP = {
     "dmc": FinetuneConfig(
         agent=AgentConfig(
             variant="dreamer",
+            model=ModelSize(image_size=32, depth=16, deter=200, hidden=200),
             world_model=WorldModelConfig(
                 concat_embed=True,
+                image_scale=4.0,
                 reward_scale=10.0,
                 kl_scale=0.1,
-                optimizer=replace(_FAST, learning_rate=6e-4),
+                optimizer=_FAST,
             ),
             bonus=BonusConfig(beta=0.0),
             behavior=replace(
@@ -189,13 +191,12 @@ LAPTOP = {
             ),
         ),
         world=WorldConfig(action_repeat=4),
-        steps=40_000,
-        prefill=1000,
+        steps=30_000,
         warmup=200,
-        update_every=4,
-        batch_size=12,
+        update_every=3,
+        batch_size=16,
         sequence_length=16,
-        eval_every=5000,
+        eval_every=2500,
         eval_episodes=3,
     ),
 }

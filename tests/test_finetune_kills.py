@@ -168,11 +168,12 @@ def test_twenty_random_kills_leave_no_trace(folder: Path, tmp_path: Path):
     finish(start(whole))
     duration = time.perf_counter() - began
     rng = random.Random(time.time_ns())
-    kills = 0
+    kills = runs = 0
     while kills < 20:
         if (killed / "agent.safetensors").exists():  # it was quicker: go on with a new run
             assert_same_run(whole, killed)
-            killed = tmp_path / f"killed{kills}"
+            runs += 1
+            killed = tmp_path / f"killed{runs}"
         if kills % 2:
             kills += kill_while_training(start, killed, STEPS, rng)
         else:
