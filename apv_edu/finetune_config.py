@@ -78,7 +78,7 @@ class FinetuneConfig:
     """Steps between checkpoints, up to the end of the episode."""
 
     def __post_init__(self):
-        check_counts(self, zero=("warmup",))
+        check_counts(self, zero=("prefill", "warmup"))
 
     def updates_due(self, step: int) -> int:
         """Updates that belong to the first ``step`` steps."""

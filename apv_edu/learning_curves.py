@@ -66,7 +66,7 @@ def write_points(path: Path | str, points: Sequence[Point]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([f.name for f in fields(Point)])
-    writer.writerows(map(astuple, points))
+    writer.writerows(astuple(point) for point in points)
     write_atomically(path, text.getvalue().encode())
 
 

@@ -1,14 +1,18 @@
 """Tiny fine-tuning runs for the tests: settings, a video model to start from, how to run them."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from run_killing import assert_same_file, assert_same_log, assert_same_names
 
 from apv_edu import checkpoint
 from apv_edu.agent import APVAgent
+from apv_edu.errors import InputError
 from apv_edu.finetune import finetune
 from apv_edu.finetune_config import FinetuneConfig, WorldConfig, finetune_config
 from apv_edu.video_model import ActionFreeVideoModel
@@ -69,3 +73,42 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert_same_names(one / "replay", other / "replay")
     for path in (one / "replay").iterdir():
         assert path.read_bytes() == (other / "replay" / path.name).read_bytes(), path.name
+
+
+class Silence:
+    """A logger that keeps what it is told, and may interrupt at a given step."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.numbers: dict[int, dict[str, float]] = {}
+        self.resumed: list[int] = []
+        self.videos: list[tuple[int, str]] = []
+        self.closed, self.stop_at = False, stop_at
+
+    def resume(self, step: int) -> None:
+        self.resumed.append(step)
+
+    def scalars(self, step, values) -> None:
+        self.numbers.setdefault(step, {}).update(values)
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+    def video(self, step, name, frames) -> None:
+        self.videos.append((step, name))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def refused(call: Callable[[], Any], *words: str) -> None:
+    """One sentence that says all of ``words``."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith("."), message
+    assert not re.search(r"[a-z)]\. [A-Z]", message), message
+    for word in words:
+        assert word in message, (word, message)
+
+
+def nothing_in(folder: Path) -> bool:
+    return not folder.exists() or not any(folder.iterdir())
