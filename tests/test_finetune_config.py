@@ -169,7 +169,7 @@ def test_changes_are_made():
         (lambda: finetune_config("huge", "dmc"), "Unknown preset 'huge': choose one of smoke, "),
         (lambda: finetune_config("paper", "atari"), "Unknown suite 'atari': choose one of "),
         (lambda: FinetuneConfig(warmup=-1), "warmup=-1 is too small: .* at least 0"),
-        (lambda: FinetuneConfig(prefill=0), "prefill=0 is too small: .* at least 1"),
+        (lambda: FinetuneConfig(batch_size=0), "batch_size=0 is too small: .* at least 1"),
         (lambda: FinetuneConfig(envs=0), "envs=0 is too small"),
         (lambda: WorldConfig(distractors=-1), "distractors=-1 is too small: .* at least 0"),
         (lambda: WorldConfig(action_repeat=0), "action_repeat=0 is too small"),
