@@ -160,7 +160,7 @@ LAPTOP = {
             ),
         ),
         world=WorldConfig(action_repeat=2, time_limit=300),
-        steps=9000,
+        steps=6000,
         prefill=1500,
         warmup=300,
         update_every=5,
