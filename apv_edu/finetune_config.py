@@ -131,7 +131,7 @@ LAPTOP = {
             bonus=BonusConfig(beta=0.1),
             behavior=_SMALL_BEHAVIOR,
         ),
-        steps=30_000,
+        steps=25_000,
         prefill=2000,
         warmup=300,
         update_every=3,
