@@ -29,7 +29,10 @@ VARIANTS: dict[str, Variant] = {
     "stacked": Variant(stacked=True, pretrained=False),
 }
 """APV; DreamerV2 from scratch; the pre-trained RSSM itself given actions; APV with a video model
-that stays as it is; and the stacked model without pre-training."""
+that stays as it is; and the stacked model without pre-training.
+
+:meta hide-value:
+"""
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,16 @@ PAPER_AGENT = AgentConfig(
     model=ModelSize(depth=48, deter=1024, hidden=1024, stoch=32, classes=32),
     heads=HeadSize(units=400, layers=4),
 )
-"""The paper's agent on Meta-World (official config ``metaworld``)."""
+"""The paper's agent on Meta-World (official config ``metaworld``).
+
+:meta hide-value:
+"""
 PAPER_DMC_AGENT = replace(
     PAPER_AGENT,
     world_model=WorldModelConfig(concat_embed=True, free_nats=1.0, hold=0),
     bonus=BonusConfig(beta=0.1),
 )
-"""The paper's agent on the DeepMind Control Suite (official config ``dmc_vision``)."""
+"""The paper's agent on the DeepMind Control Suite (official config ``dmc_vision``).
+
+:meta hide-value:
+"""
