@@ -122,69 +122,95 @@ class APVAgent(nn.Module):
         starts, count = None, batch * length
         if behavior.starts is not None and behavior.starts < count:
             count = behavior.starts
-            starts = torch.randperm(batch * length, generator=generator)[:count]
+            order = torch.randperm(batch * length, generator=generator, device=generator.device)
+            starts = order[:count]
         imagination = imagination_noise(
             self.world_model.rssm, count, behavior.horizon, generator=generator
         )
         return UpdateNoise(latents, imagination, starts)
 
-    def update(self, batch: Batch, noise: UpdateNoise | None = None) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, noise: UpdateNoise | None = None, precision: str = "fp32"
+    ) -> dict[str, Tensor]:
         """Learn from a batch: the world model from what happened, then the behaviour in dreams.
 
-        Without ``noise`` every sample is its mode. The metrics bear the official names.
+        Without ``noise`` every sample is its mode. With the ``precision`` bf16 the large products
+        are rounded; states, logits, heads' outputs, bonus and losses stay in the weights' own.
+        The metrics bear the official names.
 
         Raises:
             InputError: for frames of another size than the model's, or too short sequences.
 
         Source: official file ``agent.py``, ``Agent.train``.
         """
-        config = self.config.world_model
-        loss, seen, metrics = self.world_model.loss(
-            batch.image,
-            batch.action,
-            batch.reward * config.reward_factor,
-            config=config,
-            is_first=batch.is_first,
-            noise=noise and noise.latents,
-            bonus=self.bonus,
-            beta=self.config.bonus.beta,
-        )
-        self._zero_grad()
-        loss.backward()
-        held = VARIANTS[self.config.variant].pretrained and self.updates < config.hold
-        for name in ("enc_model", "model"):
-            if optimizer := self.optimizers.get(name):
-                rate = 0.0 if held and name == "enc_model" else None
-                metrics[f"{name}_grad_norm"] = optimizer.step(rate)
-        metrics |= self._improve(seen.stacked.deter, seen.stacked.stoch, noise)
-        self.updates += 1
+        metrics = self.learn(batch, noise, precision)
+        self.count_update()
         return metrics
 
+    def learn(
+        self, batch: Batch, noise: UpdateNoise | None = None, precision: str = "fp32"
+    ) -> dict[str, Tensor]:
+        """The part of ``update`` that a CUDA graph can hold: it asks the host nothing."""
+        config = self.config.world_model
+        with _rounded(batch.image.device, precision):
+            loss, seen, metrics = self.world_model.loss(
+                batch.image,
+                batch.action,
+                batch.reward * config.reward_factor,
+                config=config,
+                is_first=batch.is_first,
+                noise=noise and noise.latents,
+                bonus=self.bonus,
+                beta=self.config.bonus.beta,
+            )
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for name in ("enc_model", "model"):
+            if optimizer := self.optimizers.get(name):
+                rate = 0.0 if self.held and name == "enc_model" else None
+                metrics[f"{name}_grad_norm"] = optimizer.step(rate)
+        return metrics | self._improve(seen.stacked.deter, seen.stacked.stoch, noise, precision)
+
+    @property
+    def held(self) -> bool:
+        """Whether the pre-trained part still waits for the rest to settle."""
+        config = self.config
+        return VARIANTS[config.variant].pretrained and self.updates < config.world_model.hold
+
+    def count_update(self) -> None:
+        """The other part: one more update is done, after which the target critic may move."""
+        config = self.config.behavior
+        if self.updates % config.target_every == 0:
+            self.behavior.update_target(config.target_rate)
+        self.updates += 1
+
     def _improve(
-        self, deter: Tensor, stoch: Tensor, noise: UpdateNoise | None
+        self, deter: Tensor, stoch: Tensor, noise: UpdateNoise | None, precision: str = "fp32"
     ) -> dict[str, Tensor]:
         """One update of actor and critic, from imagination that starts at the given posteriors."""
         config, behavior, model = self.config.behavior, self.behavior, self.world_model
         start = State(deter.detach().flatten(0, 1), stoch.detach().flatten(0, 1))
         if noise is not None and noise.starts is not None:
             start = State(start.deter[noise.starts], start.stoch[noise.starts])
-        trajectory = imagine(
-            model.rssm, behavior.actor, start, config.horizon, noise and noise.imagination
-        )
-        reward = model.reward(trajectory.features)
-        actor_loss, critic_loss, metrics = behavior.losses(trajectory, reward, config)
+        with _rounded(deter.device, precision):
+            trajectory = imagine(
+                model.rssm, behavior.actor, start, config.horizon, noise and noise.imagination
+            )
+            reward = model.reward(trajectory.features)
+            *losses, metrics = behavior.losses(trajectory, reward, config)
         # Gradients of the world model's weights are not wanted here, so none are computed.
-        actor_loss.backward(inputs=list(behavior.actor.parameters()))
-        critic_loss.backward(inputs=list(behavior.critic.parameters()))
-        metrics["actor_grad_norm"] = self.optimizers["actor"].step()
-        metrics["critic_grad_norm"] = self.optimizers["critic"].step()
-        if self.updates % config.target_every == 0:
-            behavior.update_target(config.target_rate)
+        for name, loss in zip(("actor", "critic"), losses, strict=True):
+            loss.backward(inputs=self.optimizers[name].params)
+            metrics[f"{name}_grad_norm"] = self.optimizers[name].step()
         return metrics
 
-    def _zero_grad(self) -> None:
+    def _apply(self, fn, recurse=True):
+        """Wherever the weights go (``to``, ``double``), the optimisers' moments go with them."""
+        super()._apply(fn, recurse)
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+            optimizer.apply(fn)
+        return self
 
     def training_state(self) -> dict[str, Tensor]:
         """All that learning changes, as named tensors: weights, bonus, moments, update count."""
@@ -203,6 +229,10 @@ class APVAgent(nn.Module):
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(dict(_under(name, tensors)))
         self.updates = int(tensors["updates"])
+
+
+def _rounded(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

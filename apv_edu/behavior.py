@@ -90,8 +90,8 @@ def lambda_return(
 
     Source: DreamerV2, equation 4; official file ``common/other.py``, ``lambda_return``.
     """
-    discount = torch.as_tensor(discount, dtype=reward.dtype, device=reward.device)
-    discount = discount.expand_as(reward)
+    if not isinstance(discount, Tensor):
+        discount = torch.full_like(reward, discount)
     following = torch.cat([value[:, 1:], bootstrap[:, None]], 1)
     blended = reward + discount * (1 - lam) * following
     returns, last = [], bootstrap
@@ -133,7 +133,7 @@ class Behavior(nn.Module):
             discount=config.discount,
             lam=config.lam,
         )
-        # The chance, so to speak, that a step is ever reached: later steps count less.
+        # As the returns discount rewards, so the losses discount the steps themselves.
         steps = torch.arange(target.shape[1], device=target.device)
         weight = (config.discount**steps).to(target.dtype)
 

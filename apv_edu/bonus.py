@@ -1,5 +1,7 @@
 """The intrinsic bonus: how far the video model's features are from what was seen lately."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -56,6 +58,8 @@ class VideoBonus(nn.Module):
         return projected.unfold(1, window, 1).mean(-1)
 
     @torch.no_grad()
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
     def forward(
         self, features: Float[Tensor, "batch time features"]
     ) -> tuple[Float[Tensor, "batch steps"], Float[Tensor, "batch steps"]]:
@@ -87,15 +91,21 @@ class VideoBonus(nn.Module):
         Raises:
             InputError: when the queue holds fewer moments than neighbours are asked for.
         """
-        known = self.queue[: int(self.filled)]
-        if len(known) < self.config.neighbours:
+        wanted = self.config.neighbours
+        # A CUDA graph cannot ask the counter; the calls before its recording did.
+        recording = moments.is_cuda and torch.cuda.is_current_stream_capturing()
+        held = wanted if recording else int(self.filled)
+        if held < wanted:
             raise InputError(
-                f"The bonus averages {self.config.neighbours} neighbours and has seen only "
-                f"{len(known)} moments: give larger batches or a smaller bonus.neighbours."
+                f"The bonus averages {wanted} neighbours and has seen only {held} moments: give "
+                "larger batches or a smaller bonus.neighbours."
             )
         # Matrix products find the neighbours in linear memory but blur distances that are small
         # beside the vectors. So vectors are centred, and the few that were found measured again.
-        centre = known.mean(0)
-        distances = torch.cdist(moments - centre, known - centre)
-        index = distances.topk(self.config.neighbours, largest=False).indices
-        return (known[index] - moments[:, None]).norm(dim=-1).mean(-1)
+        # Places that are still empty hold zeros and are never near.
+        centre = self.queue.sum(0) / self.filled
+        distances = torch.cdist(moments - centre, self.queue - centre)
+        empty = torch.arange(len(self.queue), device=distances.device) >= self.filled
+        distances.masked_fill_(empty, math.inf)
+        index = distances.topk(wanted, largest=False).indices
+        return (self.queue[index] - moments[:, None]).norm(dim=-1).mean(-1)

@@ -9,7 +9,7 @@ before, and ends with the very weights of a run that was left alone (same machin
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from apv_edu.agent_config import VARIANTS
 from apv_edu.agent_files import save_agent
 from apv_edu.config import check_seed
 from apv_edu.data.replay import Replay
-from apv_edu.device import choose_device
+from apv_edu.device import choose_device, choose_precision
 from apv_edu.envs import make_env
 from apv_edu.envs.vector import EnvironmentCrash, Worlds
 from apv_edu.errors import InputError
@@ -32,7 +32,7 @@ from apv_edu.files import locked, remove_leftovers
 from apv_edu.finetune_config import FinetuneConfig
 from apv_edu.finite import check_weights
 from apv_edu.logger import Logger, folder_logger
-from apv_edu.rounds import Run, log_evaluation, play_round
+from apv_edu.rounds import Run, choose_update, log_evaluation, play_round
 from apv_edu.seeds import stream
 
 CHECKPOINT, AGENT, REPLAY = "checkpoint.safetensors", "agent.safetensors", "replay"
@@ -96,6 +96,7 @@ def finetune(
             "choose apv, frozen or naive."
         )
     place = choose_device(device)
+    config = replace(config, precision=choose_precision(config.precision, place))
     settings = run_settings(task, config, seed, video_model)
     logger = folder_logger(out) if logger is None else logger
     make = make or partial(
@@ -211,8 +212,14 @@ def _start(
         torch.manual_seed(stream(settings["seed"], START, 0))
         agent = APVAgent(config.agent, action_dim, video)
     agent.to(device)
-    replay = Replay(config.replay, config.agent.model.image_size, action_dim, folder=out / REPLAY)
-    return Run(agent, replay)
+    replay = Replay(
+        config.replay,
+        config.agent.model.image_size,
+        action_dim,
+        folder=out / REPLAY,
+        device=device if device.type != "cpu" else None,
+    )
+    return Run(agent, replay, choose_update(agent, config, config.precision))
 
 
 def _resume(run: Run, out: Path, settings: dict[str, Any], steps: int) -> None:

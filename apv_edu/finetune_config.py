@@ -68,6 +68,10 @@ class FinetuneConfig:
     """Steps a sequence."""
     replay: int = 100_000
     """Frames that the replay holds."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 on a GPU that has it, else fp32."""
+    fast: bool = False
+    """For long runs: compiled parts, and on a GPU each update as one CUDA graph."""
     log_every: int = 50
     """Updates between rows of training numbers."""
     eval_every: int = 2000

@@ -3,8 +3,7 @@
 # torch's multi-tensor operations, on which its own optimisers stand, bear a private name.
 # pyright: reportPrivateImportUsage=false
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +22,24 @@ class DecoupledAdam:
     (3) p -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps). In PyTorch's Adam the bias
     correction reaches inside: its eps counts for less at first.
 
+    The step count is a tensor beside the weights, so that a step asks nothing of the host and a
+    CUDA graph can hold it.
+
     Source: official file ``common/tfutils.py``, class ``Optimizer``; Keras 2.6 ``Adam``.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
         self.params: list[Tensor] = list(params)
         self.config = config
-        self.steps = 0
+        place = self.params[0].device if self.params else None
+        self.steps = torch.zeros((), dtype=torch.float64, device=place)
         self.m = [torch.zeros_like(p) for p in self.params]
         self.v = [torch.zeros_like(p) for p in self.params]
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the moments as ``nn.Module`` changes weights that go elsewhere."""
+        self.m, self.v = [change(m) for m in self.m], [change(v) for v in self.v]
+        self.steps = self.steps.to(self.m[0].device)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -50,19 +58,20 @@ class DecoupledAdam:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         grads = torch._foreach_mul(grads, self.config.clip / norm.clamp_min(self.config.clip))
         torch._foreach_mul_(self.params, 1 - self.config.weight_decay)
-        self.steps += 1
+        self.steps.add_(1)
         torch._foreach_lerp_(self.m, grads, 1 - BETA1)
         torch._foreach_mul_(self.v, BETA2)
         torch._foreach_addcmul_(self.v, grads, grads, 1 - BETA2)
-        scale = lr * math.sqrt(1 - BETA2**self.steps) / (1 - BETA1**self.steps)
+        correction = (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
         denominator = torch._foreach_sqrt(self.v)
         torch._foreach_add_(denominator, self.config.eps)
-        torch._foreach_addcdiv_(self.params, self.m, denominator, -scale)
+        torch._foreach_div_(denominator, correction)
+        torch._foreach_addcdiv_(self.params, self.m, denominator, -lr)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
         """The step count and both moments as named tensors (shared, not copied)."""
-        state = {"steps": torch.tensor(self.steps)}
+        state = {"steps": self.steps}
         for name, moments in (("m", self.m), ("v", self.v)):
             state |= {f"{name}.{index}": moment for index, moment in enumerate(moments)}
         return state
@@ -83,4 +92,3 @@ class DecoupledAdam:
                 )
         for name, tensor in mine.items():
             tensor.copy_(state[name])
-        self.steps = int(state["steps"])

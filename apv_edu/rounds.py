@@ -1,15 +1,18 @@
 """One round of fine-tuning: an episode in each world, updates in between, and evaluations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from apv_edu.agent import APVAgent
 from apv_edu.data.replay import Batch, Episode, Replay
 from apv_edu.envs.vector import Worlds
 from apv_edu.evaluate import dream, evaluate
+from apv_edu.fast import GraphedStep, compile_parts
 from apv_edu.finetune_config import FinetuneConfig
 from apv_edu.finite import check_losses
 from apv_edu.logger import Logger
@@ -18,12 +21,47 @@ from apv_edu.seeds import stream
 WORLD, ACT, UPDATE, RANDOM, EVALUATE = range(1, 6)  # streams under one seed; 0 is the start's
 
 
+Update = Callable[[Batch, int], dict[str, Tensor]]
+"""Learn from a batch with the noise of a key; returns metrics."""
+
+
+def choose_update(agent: APVAgent, config: FinetuneConfig, precision: str) -> Update:
+    """How an update is done: plainly, or as ``config.fast`` asks.
+
+    Raises:
+        InputError: without the C++ compiler that the fast path needs on a CPU.
+    """
+    size, device = (config.batch_size, config.sequence_length), next(agent.parameters()).device
+    if not config.fast:
+
+        def plain(batch: Batch, key: int) -> dict[str, Tensor]:
+            noise = agent.noise(*size, torch.Generator().manual_seed(key))
+            return agent.update(batch, noise, precision)
+
+        return plain
+    compile_parts(agent)
+    generator = torch.Generator(device)
+
+    def learn(*tensors: Tensor) -> dict[str, Tensor]:
+        return agent.learn(Batch(*tensors), agent.noise(*size, generator), precision)
+
+    step = GraphedStep(learn, generator)
+
+    def fast(batch: Batch, key: int) -> dict[str, Tensor]:
+        metrics = step(*batch, seed=key, variant=agent.held)
+        agent.count_update()
+        return metrics
+
+    return fast
+
+
 @dataclass
 class Run:
     """All that a run changes; what a checkpoint holds, with the replay's files beside it."""
 
     agent: APVAgent
     replay: Replay
+    update: Update
     step: int = 0
     """Steps done, all worlds together."""
     round: int = 0
@@ -59,16 +97,19 @@ def play_round(
             frames = torch.from_numpy(images).to(device)
             action, state = agent.act(frames, state, is_first, explore=True, generator=generator)
             is_first, actions = torch.zeros_like(is_first), action.cpu().numpy()
-        steps = worlds.step(actions)
+        worlds.send(actions)
+        run.step += int(running.sum())
+        # Updates look at whole episodes only. So they need not wait for the worlds, which draw in
+        # their own processes meanwhile; or on a GPU for the updates' kernels.
+        if not random and run.replay.episodes:
+            catch_up(run, config, seed, logger, kept, out)
+        steps = worlds.receive()
         for i in np.flatnonzero(running):
             recorders[i].add(
                 steps.image[i], actions[i], float(steps.reward[i]), bool(steps.success[i])
             )
-        run.step += int(running.sum())
         running &= ~steps.done
         images = steps.image
-        if not random and run.replay.episodes:
-            catch_up(run, config, seed, logger, kept, out)
     for recorder in recorders:
         episode = recorder.episode()
         run.replay.add(episode)
@@ -86,18 +127,17 @@ def catch_up(
 ) -> None:
     """The updates that fall due at this step."""
     agent = run.agent
-    device = next(agent.parameters()).device
     while agent.updates < config.updates_due(run.step):
         key = stream(seed, UPDATE, agent.updates)
-        sampled = run.replay.sample(
+        batch = run.replay.sample(
             config.batch_size, config.sequence_length, np.random.default_rng(key)
         )
-        generator = torch.Generator().manual_seed(key)
-        batch = Batch(*(tensor.to(device) for tensor in sampled))
-        noise = agent.noise(config.batch_size, config.sequence_length, generator)
-        metrics = agent.update(batch, noise)
-        check_losses(metrics, run.step, kept, out)
-        if agent.updates % config.log_every == 0:
+        metrics = run.update(batch, key)
+        log = agent.updates % config.log_every == 0
+        # On a GPU to look at a number is to wait for it.
+        if log or not batch.reward.is_cuda:
+            check_losses(metrics, run.step, kept, out)
+        if log:
             logger.scalars(
                 run.step, {f"train/{name}": float(value) for name, value in metrics.items()}
             )

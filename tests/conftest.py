@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from finetune_runs import run, video_model
 
 
@@ -17,3 +18,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     run(out)
     return out
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")

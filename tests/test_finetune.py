@@ -135,7 +135,7 @@ def test_progress_shows_the_time_left(tmp_path: Path, capsys):
     assert "30/30 [" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_a_gpu_trains_and_resumes(tmp_path: Path, model: Path):
     run(tmp_path, quick(steps=20), video_model=model, device="auto")
     logger = Silence()

@@ -55,7 +55,7 @@ def test_a_replay_larger_than_memory_is_refused_before_anything_starts(tmp_path,
         "A replay of 10000000000 frames takes 30840.0 GB of memory and",
         "GB are free: choose a capacity of 1 to ",
     )
-    monkeypatch.setattr(replay_module, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(replay_module, "available_memory", lambda _: 10**6)
     paper = "A replay of 500 frames takes 0.0 GB of memory and 0.0 GB are free"
     refused(lambda: run(tmp_path, quick("dreamer", replay=500)), paper, "of 1 to 324.")
     assert nothing_in(tmp_path)

@@ -69,15 +69,15 @@ def die() -> None:
 
 def die_at_step(count: int) -> None:
     """Within the ``count``-th step of the world, those of evaluations included."""
-    honest, steps = Worlds.step, []
+    honest, steps = Worlds.receive, []
 
-    def step(self: Worlds, actions):
+    def receive(self: Worlds):
         steps.append(1)
         if len(steps) == count:
             die()
-        return honest(self, actions)
+        return honest(self)
 
-    Worlds.step = step
+    Worlds.receive = receive
 
 
 def die_at_file(name: str, half: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,25 +41,37 @@ class Batch(NamedTuple):
 class Replay:
     """The newest whole episodes that fit into ``capacity`` frames, with a ``folder`` also on disk.
 
+    With a ``device`` the frames lie there, a GPU for one, and only indices travel at each sample.
+
     Raises:
         InputError: if ``capacity`` frames do not fit into memory; it says how many would.
     """
 
     def __init__(
-        self, capacity: int, image_size: int, action_dim: int, *, folder: Path | str | None = None
+        self,
+        capacity: int,
+        image_size: int,
+        action_dim: int,
+        *,
+        folder: Path | str | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        entry, free = 3 * image_size**2 + 4 * action_dim + 4, available_memory()
+        entry, free = 3 * image_size**2 + 4 * action_dim + 4, available_memory(device)
         if not 1 <= capacity <= free // entry:
             raise InputError(
                 f"A replay of {capacity} frames takes {capacity * entry / 1e9:.1f} GB of memory "
                 f"and {free / 1e9:.1f} GB are free: choose a capacity of 1 to {free // entry}."
             )
-        # Memory of an empty array is taken page by page as it is written.
-        self._ring = {
-            "image": np.empty((capacity, image_size, image_size, 3), np.uint8),
-            "action": np.empty((capacity, action_dim), np.float32),
-            "reward": np.empty(capacity, np.float32),
+        self._entry = {
+            "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
+            "action": ((action_dim,), np.dtype(np.float32)),
+            "reward": ((), np.dtype(np.float32)),
         }
+        self._ring = {
+            key: _empty((capacity, *shape), kind, device)
+            for key, (shape, kind) in self._entry.items()
+        }
+        self._on_device = device is not None
         self._spans = np.empty((0, 2), np.int64)
         """Start in the ring, and length, of each episode held, oldest first (episodes, 2)."""
         self._batch: Batch | None = None
@@ -107,7 +119,7 @@ class Replay:
         start = self._spans[-1].sum() % self.capacity if self.episodes else 0
         rows = (start + np.arange(length)) % self.capacity
         for key, ring in self._ring.items():
-            ring[rows] = getattr(episode, key)
+            ring[torch.from_numpy(rows)] = torch.from_numpy(getattr(episode, key)).to(ring.device)
         self._spans = np.concatenate([self._spans[fits], [(start, length)]])
         self.added += 1
 
@@ -132,21 +144,31 @@ class Replay:
             )
         begin, total = spans[rng.integers(len(spans), size=batch)].T
         starts = (begin + np.minimum(rng.integers(total + 1), total - length)) % self.capacity
+        return self._select(starts, length) if self._on_device else self._copy(starts, length)
+
+    def _copy(self, starts: np.ndarray, length: int) -> Batch:
+        batch = len(starts)
         if self._batch is None or self._batch.is_first.shape != (batch, length):
-            # NumPy puts large arrays in huge pages, which saves half the time of torch's memory.
             image, action, reward = (
-                torch.from_numpy(np.empty((batch, length, *ring.shape[1:]), ring.dtype))
-                for ring in self._ring.values()
+                _empty((batch, length, *shape), kind) for shape, kind in self._entry.values()
             )
             is_first = (torch.arange(length) == 0).repeat(batch, 1)
             self._batch = Batch(image, action, reward, is_first)
-        for ring, out in zip(self._ring.values(), self._batch, strict=False):
+        for key, out in zip(self._ring, self._batch, strict=False):
+            ring = self._ring[key].numpy()
             for sequence, start in zip(out.numpy(), starts.tolist(), strict=True):
                 head = ring[start : start + length]
                 sequence[: len(head)] = head
                 if len(head) < length:  # the ring ends within it and goes on from its beginning
                     sequence[len(head) :] = ring[: length - len(head)]
         return self._batch
+
+    def _select(self, starts: np.ndarray, length: int) -> Batch:
+        device = self._ring["image"].device
+        rows = torch.from_numpy((starts[:, None] + np.arange(length)) % self.capacity).to(device)
+        image, action, reward = (ring[rows] for ring in self._ring.values())
+        is_first = (torch.arange(length, device=device) == 0).expand(len(starts), -1)
+        return Batch(image, action, reward, is_first)
 
     def prune(self) -> None:
         """Delete the files of dropped episodes: call it after a checkpoint that holds ``added``.
@@ -179,11 +201,11 @@ class Replay:
         remove_leftovers(self.folder)
 
     def _check(self, episode: Episode, name: str) -> None:
-        for key, ring in self._ring.items():
-            array, wanted = getattr(episode, key), (*episode.image.shape[:1], *ring.shape[1:])
-            if array.dtype != ring.dtype or array.shape != wanted:
+        for key, (shape, kind) in self._entry.items():
+            array, wanted = getattr(episode, key), (*episode.image.shape[:1], *shape)
+            if array.dtype != kind or array.shape != wanted:
                 raise InputError(
-                    f"{name} has {array.dtype} {key} of shape {array.shape}, not {ring.dtype} "
+                    f"{name} has {array.dtype} {key} of shape {array.shape}, not {kind} "
                     f"{wanted}: convert it or change the sizes of the replay."
                 )
             if not np.isfinite(array).all():
@@ -193,6 +215,15 @@ class Replay:
                 f"{name} has {len(episode.image)} entries and the replay takes 1 to "
                 f"{self.capacity}: raise its capacity or make episodes shorter."
             )
+
+
+def _empty(
+    shape: tuple[int, ...], kind: np.dtype[Any], device: torch.device | None = None
+) -> Tensor:
+    # NumPy takes memory page by page as it is written, and large arrays in huge pages, which
+    # saves half the time of torch's memory.
+    tensor = torch.from_numpy(np.empty(shape, kind))
+    return tensor if device is None else torch.empty_like(tensor, device=device)
 
 
 def write_episode(path: Path | str, episode: Episode) -> None:
@@ -239,8 +270,10 @@ def _delete(files: dict[int, Path], indices: Container[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def available_memory() -> int:
-    """Bytes of memory that are free for this process, within the limit of its container."""
+def available_memory(device: torch.device | None = None) -> int:
+    """Bytes that are free for this process: of a GPU, or else of memory within its container."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(OSError, ValueError):
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))

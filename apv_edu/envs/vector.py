@@ -86,18 +86,39 @@ class Worlds:
             InputError: for an action that is not finite.
             EnvironmentCrash: when a world breaks down.
         """
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Float[np.ndarray, "count action"]) -> None:
+        """The first half of ``step``: worlds with processes of their own begin at once.
+
+        Raises:
+            InputError: for an action that is not finite.
+            EnvironmentCrash: when a world breaks down.
+        """
         if not np.isfinite(actions).all():
             raise InputError(
                 f"The policy's action {actions[~np.isfinite(actions).all(1)][0].tolist()} is not "
                 "finite: train it anew in another folder with lower learning rates."
             )
+        self._actions = actions
+        if self.count > 1:
+            with _crashes():
+                self.env.step_async(actions)
+
+    def receive(self) -> "Steps":
+        """The other half: what the worlds made of the actions that were sent.
+
+        Raises:
+            EnvironmentCrash: when a world breaks down.
+        """
         with _crashes():
             if self.count == 1:
-                observation, reward, terminated, truncated, info = self.env.step(actions[0])
+                observation, reward, terminated, truncated, info = self.env.step(self._actions[0])
                 done, success = terminated or truncated, info.get("success", False)
                 values = ([reward], [done], [success])
                 return Steps(observation["image"][None].copy(), *map(np.asarray, values))
-            observation, reward, terminated, truncated, info = self.env.step(actions)
+            observation, reward, terminated, truncated, info = self.env.step_wait()
             success = info.get("success", np.zeros(self.count, bool))
             return Steps(observation["image"].copy(), reward, terminated | truncated, success)
 

@@ -27,10 +27,11 @@ class MLP(nn.Module):
         self.out = glorot(nn.Linear(units, 1))
 
     def forward(self, features: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch"]:
-        """One number for each feature vector."""
+        """One number for each feature vector, in its precision also under autocast."""
+        x = features
         for layer in self.layers:
-            features = F.elu(layer(features))
-        return self.out(features).squeeze(-1)
+            x = F.elu(layer(x))
+        return self.out(x).squeeze(-1).to(features.dtype)
 
 
 class Actor(nn.Module):
@@ -48,11 +49,12 @@ class Actor(nn.Module):
         self.std = glorot(nn.Linear(units, action_dim))
 
     def forward(self, features: Float[Tensor, "*batch features"]) -> TruncatedNormal:
-        """The distribution of the next action."""
+        """The distribution of the next action, in the features' precision also under autocast."""
+        x = features
         for layer in self.layers:
-            features = F.elu(layer(features))
-        scale = 2 * (self.std(features) / 2).sigmoid() + MIN_STD
-        return TruncatedNormal(self.out(features).tanh(), scale)
+            x = F.elu(layer(x))
+        loc, std = self.out(x).to(features.dtype), self.std(x).to(features.dtype)
+        return TruncatedNormal(loc.tanh(), 2 * (std / 2).sigmoid() + MIN_STD)
 
 
 def _hidden(features: int, units: int, layers: int) -> nn.ModuleList:

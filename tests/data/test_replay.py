@@ -112,6 +112,17 @@ def test_equals_lists_of_episodes_from_the_same_draws(capacity, lengths, length,
             assert_same(replay.sample(4, length, ours), lists.sample(4, length, theirs))
 
 
+def test_on_a_device_it_draws_the_same():
+    """Indices and a gather instead of copies; the CPU stands in for the GPU."""
+    here, there = filled(), Replay(30, SIZE, ACTIONS, device=torch.device("cpu"))
+    for index, length in enumerate(LENGTHS):
+        there.add(marked(index, length))
+    assert there.frames == here.frames
+    for length in (1, 5, 9):
+        draws = (np.random.default_rng(length) for _ in range(2))
+        assert_same(*(r.sample(16, length, rng) for r, rng in zip((here, there), draws, strict=True)))
+
+
 def test_episodes_are_uniform_and_ends_are_prioritised():
     """All ``total + 1`` starts are equally likely; the last possible one takes the late ones."""
     replay = Replay(60, SIZE, ACTIONS)
@@ -168,7 +179,7 @@ def test_the_paper_s_replay_takes_3_3_gb_at_most_and_none_before_it_is_filled(mo
     small = Replay(1000, 64, 4)
     assert small.nbytes == 1000 * (64 * 64 * 3 + 4 * 4 + 4)
     assert 250 * small.nbytes <= 3.3e9
-    monkeypatch.setattr(module, "available_memory", lambda: 10**12)
+    monkeypatch.setattr(module, "available_memory", lambda _: 10**12)
     before = Path("/proc/self/statm").read_text().split()[1]
     large = Replay(250_000, 64, 4)
     pages = int(Path("/proc/self/statm").read_text().split()[1]) - int(before)
@@ -294,7 +305,7 @@ def test_too_large_a_replay_is_refused_before_anything_is_allocated():
 
 
 def test_the_largest_capacity_that_fits_is_named(monkeypatch):
-    monkeypatch.setattr(module, "available_memory", lambda: 2_000_000)
+    monkeypatch.setattr(module, "available_memory", lambda _: 2_000_000)
     refused(lambda: Replay(200, 64, 4), "0.0 GB are free", "1 to 162.")
     assert Replay(162, 64, 4).nbytes <= 2_000_000
 
