@@ -1,6 +1,7 @@
 """The command line: ``apv-edu collect | pack | pretrain | finetune | evaluate | ...``."""
 
 import io
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -75,12 +76,19 @@ def parse(arguments: Sequence[str]) -> Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 for bad input, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Of the processes that torchrun starts on a machine one speaks; the others end with 0, so that
+    # it is not ended before it has spoken.
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     try:
         parse(arguments).run(shlex.join(["apv-edu", *arguments]))
     except InputError as error:
+        if quiet:
+            return 0
         print(f"apv-edu: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        if quiet:
+            return 0
         again = shlex.join(["apv-edu", *arguments])
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
         return 130

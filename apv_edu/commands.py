@@ -128,6 +128,8 @@ class Pretrain:
     """Train the action-free video model on videos.
 
     Stopped or killed, it goes on where it was: run the same command again.
+    Started by torchrun, any number of processes that divides the batch size trains one model
+    together; a run may go on with another number.
     """
 
     data: Path
@@ -141,9 +143,10 @@ class Pretrain:
     initial: Path | None = None
     """Start from the weights of this model.safetensors."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda."""
+    """auto (a GPU if there is one), cpu, cuda. To use several devices, or processes on a CPU:
+    torchrun --nproc-per-node 2 -m apv_edu.cli pretrain ..."""
     threads: int | None = None
-    """CPU threads of torch."""
+    """CPU threads of torch, in each process."""
     progress: bool = True
     """Show a bar with the time left."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
@@ -152,20 +155,26 @@ class Pretrain:
 
     def run(self, command: str) -> None:
         """Train."""
+        from apv_edu.distributed import together
         from apv_edu.pretrain import MODEL, pretrain
 
-        pretrain(
-            open_or_pack(self.data, self.out / "dataset", self.config, self.progress),
-            self.config,
-            self.out,
-            seed=self.seed,
-            progress=self.progress,
-            initial=self.initial,
-            device=self.device,
-            threads=self.threads,
-            command=command,
-        )
-        print(self.out / MODEL)
+        packed = self.out / "dataset"
+        with together(self.device) as processes:
+            pretrain(
+                processes.in_turn(
+                    lambda: open_or_pack(self.data, packed, self.config, self.progress)
+                ),
+                self.config,
+                self.out,
+                seed=self.seed,
+                progress=self.progress,
+                initial=self.initial,
+                device=self.device,
+                threads=self.threads,
+                command=command,
+            )
+            if processes.first:
+                print(self.out / MODEL)
 
 
 @dataclass(frozen=True)

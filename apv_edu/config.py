@@ -135,6 +135,8 @@ class PretrainConfig:
     """Frames predicted after them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 on a GPU that has it, else fp32."""
+    fast: bool = False
+    """For long runs: compiled parts, and on a GPU each step as one CUDA graph."""
 
     def __post_init__(self):
         check_counts(self)

@@ -62,11 +62,11 @@ class DecoupledAdam:
         torch._foreach_lerp_(self.m, grads, 1 - BETA1)
         torch._foreach_mul_(self.v, BETA2)
         torch._foreach_addcmul_(self.v, grads, grads, 1 - BETA2)
-        correction = (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
+        rate = lr * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
         denominator = torch._foreach_sqrt(self.v)
         torch._foreach_add_(denominator, self.config.eps)
-        torch._foreach_div_(denominator, correction)
-        torch._foreach_addcdiv_(self.params, self.m, denominator, -lr)
+        torch._foreach_div_(denominator, rate)  # infinite, and the step zero, where the rate is 0
+        torch._foreach_addcdiv_(self.params, self.m, denominator, -1)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -3,44 +3,36 @@
 Step n takes its batch and its noise from (seed, n) alone, and a checkpoint holds weights, Adam's
 moments and n. So a run that was killed at any moment and started again ends with the very weights
 of a run that was left alone (same machine, same number of threads).
+
+Under ``torchrun`` several processes train one model: each takes its rows of the same batch and the
+same noise, so that their number changes nothing but the rounding of sums.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from apv_edu import checkpoint, metrics
+from apv_edu import checkpoint
 from apv_edu.config import PretrainConfig, check_seed
 from apv_edu.data.video import VideoDataset
-from apv_edu.device import choose_device, choose_precision
+from apv_edu.device import choose_precision
+from apv_edu.distributed import together
 from apv_edu.errors import InputError
 from apv_edu.files import locked, remove_leftovers
 from apv_edu.finite import check_losses, check_weights
 from apv_edu.logger import Logger, folder_logger
 from apv_edu.optimizer import DecoupledAdam
-from apv_edu.seeds import stream
+from apv_edu.pretrain_step import TrainingState, choose_step
+from apv_edu.validation import Validation
 from apv_edu.video_model import ActionFreeVideoModel
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
-BATCH, NOISE, VALIDATION = range(3)  # streams of randomness under one seed
-GRID_CLIPS = 6
-
-
-@dataclass
-class TrainingState:
-    """All that a step changes; what a checkpoint holds."""
-
-    model: ActionFreeVideoModel
-    optimizer: DecoupledAdam
-    step: int = 0
-    """Gradient steps done."""
 
 
 def pretrain(
@@ -61,6 +53,10 @@ def pretrain(
     ``out`` receives ``checkpoint.safetensors`` (weights, moments, step), ``metrics.csv``, grids of
     truth, prediction and error as mp4, ``tensorboard/``, and at the end ``model.safetensors``.
 
+    Called by every process that ``torchrun`` started, it trains one model in all of them: each
+    takes an equal share of the batch, and the first alone writes to ``out``. Any number of
+    processes may go on with what another number began.
+
     Args:
         dataset: videos of the size ``config.model.image_size``.
         config: sizes and settings; more ``steps`` than before extend a finished run.
@@ -69,124 +65,49 @@ def pretrain(
         progress: show a bar with the time left.
         logger: receives numbers and videos instead of the CSV and TensorBoard.
         initial: weights to start from (``model.safetensors`` of another run) with fresh moments.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ...
-        threads: of torch on the CPU during the run; None leaves torch's own.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ...; see ``together``.
+        threads: of torch on the CPU during the run, in each process; None leaves torch's own.
         command: what to note in the model file as the command that made it.
 
     Raises:
         InputError: for settings that do not fit the data or the checkpoint in ``out``, a damaged
-            checkpoint, a full disk, a loss that is not finite (the last good checkpoint stays), or
-            a folder that another process trains in.
+            checkpoint, a full disk, a loss that is not finite (the last good checkpoint stays), a
+            folder that another run trains in, or a batch that the processes cannot share equally.
 
     Source: APV section 3.1 and appendix; official config ``metaworld_pretrain``.
     """
     out = Path(out)
-    if dataset.image_size != config.model.image_size:
-        raise InputError(
-            f"{dataset.path} holds frames of {dataset.image_size} pixels but the model takes "
-            f"{config.model.image_size}: pack the videos again or set model.image_size."
-        )
-    if not dataset.split("validation"):
-        raise InputError(
-            f"{dataset.path} holds no video out for validation ({len(dataset.videos)} in all): "
-            "pack more videos, or with a larger validation_fraction."
-        )
-    check_seed(seed)
-    if threads is not None and threads < 1:
-        raise InputError(f"threads={threads} is too small: give at least 1, or leave it out.")
-    place = choose_device(device)
-    precision = choose_precision(config.precision, place)
-    settings = run_settings(dataset, config, precision, seed, initial)
     logger = folder_logger(out) if logger is None else logger
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
-    try:
-        with locked(out):
-            remove_leftovers(out)
-            state = _start(config, seed, initial, place)
-            _resume(state, out / CHECKPOINT, settings, config.steps)
-            logger.resume(state.step)
-            _train(state, dataset, config, out, logger, settings, progress)
+    with together(device) as processes, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads_before)
+        stack.callback(logger.close)
+        with processes.agree():
+            _check(dataset, config, seed, threads)
+            processes.share(config.batch_size)
+            torch.set_num_threads(threads or threads_before)
+            precision = choose_precision(config.precision, processes.device)
+            settings = run_settings(dataset, config, precision, seed, initial)
+            if processes.first:
+                stack.enter_context(locked(out))
+                remove_leftovers(out)
+        with processes.agree():
+            model = _model(config, seed, initial).to(processes.device).train()
+            optimizer = DecoupledAdam(model.parameters(), config.optimizer)
+            if processes.first:
+                step = resume(model, optimizer, out / CHECKPOINT, settings, config.steps)
+                logger.resume(step)
+        processes.broadcast(run_tensors(model, optimizer))
+        state = TrainingState(model, optimizer, int(optimizer.steps), processes)
+        _train(state, dataset, config, out, logger, settings, progress)
+
+        def publish() -> None:
             logger.close()
             made = checkpoint.provenance(command, seed=seed, steps=state.step)
-            checkpoint.save_video_model(out / MODEL, state.model, made | {"settings": settings})
-    finally:
-        logger.close()
-        torch.set_num_threads(threads_before)
-    return state.model.eval()
+            checkpoint.save_video_model(out / MODEL, model, made | {"settings": settings})
 
-
-def train_step(
-    state: TrainingState,
-    frames: UInt8[Tensor, "batch time height width 3"],
-    config: PretrainConfig,
-    noise: Tensor,
-    precision: str,
-) -> dict[str, Tensor]:
-    """One gradient step in place; returns the loss's parts and the gradient norm as scalars."""
-    with torch.autocast(frames.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss, parts = state.model.loss(frames, config=config.loss, noise=noise)
-    state.optimizer.zero_grad()
-    loss.backward()
-    norm = state.optimizer.step()
-    state.step += 1
-    return parts | {"grad_norm": norm}
-
-
-def batch_of_step(
-    model: ActionFreeVideoModel,
-    dataset: VideoDataset,
-    config: PretrainConfig,
-    seed: int,
-    step: int,
-) -> tuple[UInt8[Tensor, "batch time height width 3"], Float[Tensor, "batch time stoch classes"]]:
-    """The frames and the noise of a step, from ``(seed, step)`` alone, on the model's device.
-
-    Frames are in 0..255, the noise is standard Gumbel.
-
-    Raises:
-        InputError: when no training video has ``config.sequence_length`` frames.
-    """
-    shape = (config.batch_size, config.sequence_length)
-    frames = dataset.sample(*shape, np.random.default_rng((seed, BATCH, step)))
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(stream(seed, NOISE, step))
-    return torch.from_numpy(frames).to(device), model.noise(*shape, generator)
-
-
-class Validation:
-    """Open-loop prediction of fixed held-out clips, always with the same noise."""
-
-    def __init__(self, dataset: VideoDataset, config: PretrainConfig, seed: int):
-        length = config.context + config.horizon
-        clips = dataset.clips(config.validation_videos, length, "validation", seed=seed)
-        self.context, self.truth = metrics.split_clips(clips, config.context, config.horizon)
-        self.seed = stream(seed, VALIDATION, 0)
-        self.baselines: list[metrics.Row] = []
-
-    def __call__(
-        self, model: ActionFreeVideoModel
-    ) -> tuple[dict[str, float], UInt8[np.ndarray, "time rows columns 3"]]:
-        """Named errors, and a video grid of some clips.
-
-        ``mse/model`` is a mean over horizons (also psnr, ssim, changed_mse; also of the
-        baselines); ``mse/h03`` is the model's at horizon 3 (also psnr, ssim).
-        """
-        context, truth, seed = self.context, self.truth, self.seed
-        prediction = metrics.predict_clips(model, context, truth.shape[1], seed=seed)
-        rows = metrics.score("model", prediction, context, truth, seed=seed)
-        values = {
-            f"{measure}/h{row.horizon:02d}": getattr(row, measure)
-            for row in rows
-            for measure in ("mse", "psnr", "ssim")
-        }
-        if not self.baselines:  # they never change, and SSIM takes seconds
-            for name, frames in metrics.baselines(context, truth.shape[1]).items():
-                self.baselines += metrics.score(name, frames, context, truth, seed=seed)
-        for method, means in metrics.summary(rows + self.baselines).items():
-            values |= {f"{measure}/{method.replace(' ', '_')}": v for measure, v in means.items()}
-        some = slice(0, GRID_CLIPS)
-        return values, metrics.prediction_grid(context[some], truth[some], prediction[some])
+        processes.first_does(publish)
+    return model.eval()
 
 
 def run_settings(
@@ -210,44 +131,66 @@ def run_settings(
         "batch_size": config.batch_size,
         "sequence_length": config.sequence_length,
         "precision": precision,
+        "fast": config.fast,
         "seed": seed,
         "dataset": dataset.manifest["sha256"],
         "initial": checkpoint.digest(initial) if initial else None,
     }
 
 
-def _start(
-    config: PretrainConfig, seed: int, initial: Path | str | None, device: torch.device
-) -> TrainingState:
-    if initial:
-        model = checkpoint.load_video_model(initial, config.model)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = ActionFreeVideoModel(config.model)
-    model.to(device).train()
-    return TrainingState(model, DecoupledAdam(model.parameters(), config.optimizer))
+def run_tensors(model: ActionFreeVideoModel, optimizer: DecoupledAdam) -> dict[str, Tensor]:
+    """What a checkpoint holds and every process must have alike (shared, not copied)."""
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    return weights | {f"optimizer.{k}": value for k, value in optimizer.state_dict().items()}
 
 
-def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    weights = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    moments = {f"optimizer.{k}": value for k, value in state.optimizer.state_dict().items()}
-    return weights | moments
+def resume(
+    model: ActionFreeVideoModel,
+    optimizer: DecoupledAdam,
+    path: Path,
+    settings: dict[str, Any],
+    steps: int,
+) -> int:
+    """Load the checkpoint at ``path`` if there is one, and return the steps it has done.
 
-
-def _resume(state: TrainingState, path: Path, settings: dict[str, Any], steps: int) -> None:
-    """Load the checkpoint into ``state`` if there is one."""
+    Raises:
+        InputError: when it is damaged, of other settings, or beyond ``steps`` already.
+    """
     if not path.exists():
-        return
-    tensors, metadata = checkpoint.load(path)
+        return 0
+    stored, metadata = checkpoint.load(path)
     checkpoint.check_resumable(path, metadata, "pretraining", settings, steps)
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
+    for name, tensor in stored.items():
         kind, _, rest = name.partition(".")
         kinds[kind][rest] = tensor
-    checkpoint.load_weights(state.model, kinds["model"], path)
-    state.optimizer.load_state_dict(kinds["optimizer"])
-    state.step = metadata["step"]
+    checkpoint.load_weights(model, kinds["model"], path)
+    optimizer.load_state_dict(kinds["optimizer"])
+    return metadata["step"]
+
+
+def _check(dataset: VideoDataset, config: PretrainConfig, seed: int, threads: int | None) -> None:
+    if dataset.image_size != config.model.image_size:
+        raise InputError(
+            f"{dataset.path} holds frames of {dataset.image_size} pixels but the model takes "
+            f"{config.model.image_size}: pack the videos again or set model.image_size."
+        )
+    if not dataset.split("validation"):
+        raise InputError(
+            f"{dataset.path} holds no video out for validation ({len(dataset.videos)} in all): "
+            "pack more videos, or with a larger validation_fraction."
+        )
+    check_seed(seed)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} is too small: give at least 1, or leave it out.")
+
+
+def _model(config: PretrainConfig, seed: int, initial: Path | str | None) -> ActionFreeVideoModel:
+    if initial:
+        return checkpoint.load_video_model(initial, config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ActionFreeVideoModel(config.model)
 
 
 def _train(
@@ -259,39 +202,52 @@ def _train(
     settings: dict[str, Any],
     progress: bool,
 ) -> None:
-    model, seed = state.model, settings["seed"]
-    validation = Validation(dataset, config, seed)
+    model, processes, seed = state.model, state.processes, settings["seed"]
+    with processes.agree():
+        validation = Validation(dataset, config, seed)
+        step = choose_step(state, dataset, config, seed, settings["precision"])
     kept = state.step  # the step of the checkpoint on disk
+    quiet = not (progress and processes.first)
+    bar = tqdm(total=config.steps, initial=kept, desc="pretrain", unit="step", disable=quiet)
+    began, timed = time.perf_counter(), state.step
+
+    def log() -> None:
+        numbers = {f"train/{name}": float(value) for name, value in values.items()}
+        pace = (time.perf_counter() - began) / (state.step - timed)
+        logger.scalars(state.step, numbers | {"time/seconds_per_step": pace})
+        loss, kl = numbers["train/model_loss"], numbers["train/model_kl"]
+        bar.set_postfix(loss=f"{loss:.1f}", kl=f"{kl:.2f}", refresh=False)
+
+    def validate() -> None:
+        model.eval()
+        numbers, grid = validation(model)
+        model.train()
+        named = {f"validation/{name}": value for name, value in numbers.items()}
+        logger.scalars(state.step, named)
+        logger.video(state.step, "validation/open_loop", grid)
+
+    def save() -> None:
+        check_weights(model, state.step, kept, out)
+        story = {"kind": "pretraining", "step": state.step, "settings": settings}
+        checkpoint.save(out / CHECKPOINT, run_tensors(model, state.optimizer), story)
 
     def due(every: int) -> bool:
         return state.step % every == 0 or state.step == config.steps
 
-    bar = tqdm(total=config.steps, initial=kept, desc="pretrain", unit="step", disable=not progress)
     with bar:
-        began, timed = time.perf_counter(), state.step
         while state.step < config.steps:
-            frames, noise = batch_of_step(model, dataset, config, seed, state.step)
-            values = train_step(state, frames, config, noise, settings["precision"])
-            check_losses(values, state.step, kept, out)
+            values = step()
+            # On a GPU to look at a number is to wait for it.
+            if due(config.log_every) or processes.device.type == "cpu":
+                check_losses(values, state.step, kept, out)
             bar.update()
             if due(config.log_every):
-                numbers = {f"train/{name}": float(value) for name, value in values.items()}
-                pace = (time.perf_counter() - began) / (state.step - timed)
-                logger.scalars(state.step, numbers | {"time/seconds_per_step": pace})
-                loss, kl = numbers["train/model_loss"], numbers["train/model_kl"]
-                bar.set_postfix(loss=f"{loss:.1f}", kl=f"{kl:.2f}", refresh=False)
+                processes.first_does(log)
                 began, timed = time.perf_counter(), state.step
             if due(config.validate_every):
                 paused = time.perf_counter()
-                model.eval()
-                numbers, grid = validation(model)
-                model.train()
-                named = {f"validation/{name}": value for name, value in numbers.items()}
-                logger.scalars(state.step, named)
-                logger.video(state.step, "validation/open_loop", grid)
+                processes.first_does(validate)
                 began += time.perf_counter() - paused
             if due(config.checkpoint_every):
-                check_weights(model, state.step, kept, out)
-                story = {"kind": "pretraining", "step": state.step, "settings": settings}
-                checkpoint.save(out / CHECKPOINT, _tensors(state), story)
+                processes.first_does(save)
                 kept = state.step

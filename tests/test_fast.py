@@ -3,20 +3,28 @@
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from finetune_runs import assert_same_run, quick, run, video_model
+from finetune_runs import SIZE, assert_same_run, quick, run, video_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from apv_edu import fast
+from apv_edu import checkpoint, fast
 from apv_edu.agent import APVAgent
+from apv_edu.config import OptimizerConfig, pretrain_config
 from apv_edu.data.replay import Batch
+from apv_edu.data.video import VideoDataset, pack_videos
 from apv_edu.errors import InputError
 from apv_edu.fast import WARMUP, GraphedStep, compile_parts
+from apv_edu.optimizer import DecoupledAdam
+from apv_edu.pretrain import pretrain
+from apv_edu.pretrain_step import TrainingState, train_step
 from apv_edu.rounds import choose_update
+from apv_edu.video_model import ActionFreeVideoModel
 
 BATCH, LENGTH, ACTIONS = 3, 6, 2
 
@@ -104,6 +112,40 @@ def test_a_fast_run_ends_as_a_plain_one_and_resumes(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "fast")
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        video = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
+        np.savez(folder / f"noise-{index}-12.npz", image=video)
+    return pack_videos(
+        folder, folder / "data", image_size=32, min_length=10, validation_fraction=0.5,
+        progress=False,
+    )  # fmt: skip
+
+
+def pretrained(dataset: VideoDataset, out: Path, fast: bool, device: str = "cpu") -> dict:
+    """The weights and moments at the end, by way of a stop in the middle."""
+    sizes = {"model": SIZE, "horizon": 2, "validation_videos": 2, "fast": fast}
+    for steps in (6, 12):
+        config = pretrain_config("smoke", **sizes, steps=steps)
+        pretrain(dataset, config, out, device=device, threads=1, progress=False)
+    return checkpoint.load(out / "checkpoint.safetensors")[0]
+
+
+def test_fast_pretraining_on_a_cpu_is_the_plain_one(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("apv_edu.pretrain_step.compile_parts", lambda _: None)
+    one, other = (pretrained(dataset, tmp_path / str(fast), fast) for fast in (False, True))
+    assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.long
+def test_compiled_pretraining_computes_the_same(dataset, tmp_path):
+    one, other = (pretrained(dataset, tmp_path / str(fast), fast) for fast in (False, True))
+    assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 class Questions(TorchDispatchMode):
     """Counts operations for which the host would wait for a GPU, or that a recording refuses."""
 
@@ -131,6 +173,15 @@ def test_learning_asks_the_host_nothing(variant, actor_gradient):
     # The bonus looks whether its queue is long enough; not so during a recording.
     allowed = [] if agent.bonus is None else ["aten._local_scalar_dense.default"]
     assert questions.asked == allowed
+
+
+def test_pretraining_asks_the_host_nothing():
+    model = ActionFreeVideoModel(SIZE)
+    state = TrainingState(model, DecoupledAdam(model.parameters(), OptimizerConfig()))
+    with Questions() as questions:
+        noise = model.noise(BATCH, LENGTH, torch.Generator().manual_seed(0))
+        train_step(state, batch().image, pretrain_config("smoke"), noise, "bf16")
+    assert not questions.asked
 
 
 def test_questions_are_heard():
@@ -257,3 +308,16 @@ def test_a_whole_fast_run_on_a_gpu(tmp_path):
     agent = run(tmp_path / "run", config, video_model=video, device="cuda")
     assert agent.updates > 2 * WARMUP
     assert all(bool(p.isfinite().all()) for p in agent.parameters())
+
+
+@pytest.mark.gpu
+def test_fast_pretraining_on_a_gpu_learns_what_plain_pretraining_learns(dataset, tmp_path):
+    """Other noise (drawn there), the same course: weights stay near each other."""
+    one, other = (pretrained(dataset, tmp_path / str(f), f, "cuda") for f in (False, True))
+    assert one["optimizer.steps"] == other["optimizer.steps"] == 12
+    assert_close(
+        {k: v for k, v in one.items() if k.startswith("model.")},
+        {k: v for k, v in other.items() if k.startswith("model.")},
+        rtol=0,
+        atol=2 * 12 * OptimizerConfig().learning_rate,
+    )

@@ -14,7 +14,9 @@ from apv_edu.data.video import VideoDataset, pack_videos
 from apv_edu.device import choose_device, choose_precision
 from apv_edu.errors import InputError
 from apv_edu.logger import read_csv
-from apv_edu.pretrain import Validation, pretrain, stream
+from apv_edu.pretrain import pretrain
+from apv_edu.seeds import stream
+from apv_edu.validation import Validation
 from apv_edu.video_model import ActionFreeVideoModel
 
 SIZE = dataclasses.replace(pretrain_config("smoke").model, image_size=32)
@@ -345,7 +347,7 @@ def test_bf16_trains_close_to_fp32(dataset: VideoDataset, tmp_path: Path):
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_a_gpu_trains_and_resumes(dataset: VideoDataset, tmp_path: Path):
     run(dataset, tmp_path, steps=3, device="auto")
     logger = Recorder()

@@ -111,8 +111,13 @@ class VideoDataset:
         return self.frames[video.start + start : video.start + start + length]
 
     def sample(
-        self, batch: int, length: int, rng: np.random.Generator, split: str = "train"
-    ) -> UInt8[np.ndarray, "batch time size size 3"]:
+        self,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        split: str = "train",
+        rows: slice = slice(None),
+    ) -> UInt8[np.ndarray, "rows time size size 3"]:
         """Random sequences: a video drawn uniformly, then a start drawn uniformly within it.
 
         Uniform over videos, as the official loader draws its episodes, so that a long video does
@@ -123,13 +128,14 @@ class VideoDataset:
             length: frames a sequence.
             rng: the source of all randomness.
             split: ``"train"`` or ``"validation"``.
+            rows: which of the batch to return; no frame of the others is read.
 
         Raises:
             InputError: if no video of the split is long enough.
         """
         spans = self._long_enough(length, split)
         starts, lengths = spans[rng.integers(len(spans), size=batch)].T
-        return self._gather(starts + rng.integers(lengths - length + 1), length)
+        return self._gather((starts + rng.integers(lengths - length + 1))[rows], length)
 
     def clips(
         self, count: int, length: int, split: str = "validation", seed: int = 0
