@@ -69,6 +69,16 @@ def test_the_door_is_closed_by_every_seed(points: list[Point]):
     assert mean(points, task, "random/success") <= 0.2
 
 
+def test_the_walker_walks_for_every_seed(points: list[Point]):
+    """The curve's evaluations are of few episodes: its last three together."""
+    task = "dmc:walker-walk"
+    for seed in (0, 1):
+        curve = [p for p in points if (p.task, p.seed, p.name) == (task, seed, "eval/return")]
+        assert curve[-1].cpu_seconds <= 90 * 60
+        assert np.mean([p.value for p in curve[-3:]]) >= 400
+    assert mean(points, task, "random/return") <= 100
+
+
 def test_the_tabletop_agent_plays_as_its_curve_says():
     agent, story = load_agent(asset_path("tabletop_reach_agent.safetensors"))
     worlds = world(story["task"], world_config(story), agent.config.model.image_size)
