@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from apv_edu.agent import APVAgent
 from apv_edu.agent_config import (
+    PAPER_AGENT,
     AgentConfig,
     BehaviorConfig,
     BonusConfig,
@@ -13,6 +14,7 @@ from apv_edu.agent_config import (
     WorldModelConfig,
 )
 from apv_edu.bench import finetune as bench
+from apv_edu.bench import measure
 from apv_edu.bench.naive_agent import NaiveAgentStep, PlainTruncatedNormal
 from apv_edu.config import ModelSize, OptimizerConfig
 from apv_edu.nets.truncated_normal import TruncatedNormal
@@ -115,32 +117,45 @@ def test_paper_size_work_is_as_published(batch, work):
 
 
 def test_rows(monkeypatch):
-    monkeypatch.setattr(bench, "CONFIGS", {"small": TINY, "paper": TINY})
-    monkeypatch.setattr(bench, "ROUNDS", {"small": 1, "paper": 1})
-    monkeypatch.setattr(bench, "GEMM", 256)
+    monkeypatch.setattr(measure, "GEMM", 256)
+    monkeypatch.setattr(bench, "compiled", lambda model, step: 7.5)
     threads = torch.get_num_threads()
-    rows = bench.bench_finetune(("small", "paper"), batch=2, length=8)
-    names = ("apv_edu", "naive", "naive, matmul bonus")
-    assert [(row["size"], row["update"]) for row in rows] == [
-        (size, name) for size in ("small", "paper") for name in names
-    ]
-    ours, broadcast, matmul = rows[:3]
-    assert ours["times_naive"] == pytest.approx(broadcast["cpu_s"] / ours["cpu_s"])
-    assert ours["times_matmul"] == pytest.approx(matmul["cpu_s"] / ours["cpu_s"])
-    work = bench.flops_per_update(TINY, bench.ACTION_DIM, 2, 8) / 1e9
-    assert ours["gflops"] * ours["cpu_s"] == pytest.approx(work)
-    assert ours["share_of_peak"] == pytest.approx(ours["gflops"] / ours["sgemm_gflops"])
-
-    policy = bench.bench_policy(rounds=1)
-    assert [row["size"] for row in policy] == ["small", "paper"]
-    assert all(row["cpu_ms"] > 0 and row["wall_ms"] > 0 for row in policy)
+    rows = bench.bench_finetune(("smoke", "smoke"), batch=2, length=8, rounds=1)
+    names = ("apv_edu", "naive", "naive, matmul bonus", "fast")
+    assert [row["update"] for row in rows] == [*names, *names]
+    ours, broadcast, matmul, fast = rows[:4]
+    assert fast["compile_s"] == 7.5 and ours["compile_s"] == 0
+    work = bench.flops_per_update(bench.CONFIGS["smoke"], bench.ACTION_DIM, 2, 8) / 1e9
+    for row in rows[:4]:
+        assert row["size"] == "smoke" and row["wall_s"] > 0 and row["cpu_s"] > 0
+        assert row["times_naive"] == pytest.approx(broadcast["cpu_s"] / row["cpu_s"])
+        assert row["times_matmul"] == pytest.approx(matmul["cpu_s"] / row["cpu_s"])
+        assert row["gflops"] * row["cpu_s"] == pytest.approx(work)
+        assert row["share_of_peak"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
     assert torch.get_num_threads() == threads
 
 
-def test_memory_is_that_of_the_updates_alone(monkeypatch):
-    # 64 MiB of queue, and as much again while it moves.
-    remembering = replace(TINY, bonus=BonusConfig(queue=2**18, dim=64, neighbours=4))
-    monkeypatch.setattr(bench, "CONFIGS", {"small": remembering})
-    (row,) = bench.bench_memory(("small",), batch=2, length=8)
-    assert row["size"] == "small" and row["imports_gib"] > 0.05
-    assert 0.12 < row["peak_gib"] - row["imports_gib"] < 0.5
+def test_the_fast_update_has_an_agent_of_its_own(monkeypatch):
+    """Compiled code must not creep into the update that it is compared with."""
+    compiled, learned = [], []
+    update = APVAgent.update
+    monkeypatch.setattr(measure, "GEMM", 256)
+    monkeypatch.setattr(bench, "compiled", lambda model, step: compiled.append(model) or 1.0)
+    monkeypatch.setattr(
+        APVAgent, "update", lambda self, *rest: learned.append(self) or update(self, *rest)
+    )
+    bench.bench_finetune(("smoke",), batch=2, length=8, rounds=1)
+    assert len({id(agent) for agent in learned}) == 2
+    assert [agent is compiled[0] for agent in learned] == [False, True] * 2
+
+
+def test_policy_rows():
+    rows = bench.bench_policy(("smoke", "smoke"), rounds=1)
+    assert [row["size"] for row in rows] == ["smoke", "smoke"]
+    assert all(row["cpu_ms"] > 0 and row["wall_ms"] > 0 for row in rows)
+
+
+def test_only_the_smallest_config_is_not_the_papers():
+    for name in ("small", "colab", "paper"):
+        assert replace(bench.CONFIGS[name], model=PAPER_AGENT.model) == PAPER_AGENT
+    assert bench.CONFIGS["paper"] == PAPER_AGENT

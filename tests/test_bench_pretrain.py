@@ -1,10 +1,8 @@
-import json
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from apv_edu.bench import __main__ as command
+from apv_edu.bench import measure
 from apv_edu.bench import pretrain as bench
 from apv_edu.bench.naive import NaiveStep
 from apv_edu.config import ModelSize
@@ -27,29 +25,36 @@ def test_paper_size_work_is_as_published():
     assert bench.flops_per_step(bench.SIZES["paper"], 16, 25) == pytest.approx(239e9, rel=0.01)
 
 
-def test_rows_and_json(monkeypatch, tmp_path, capsys):
-    tiny = ModelSize(image_size=32, depth=1, deter=4, hidden=4, stoch=2, classes=2)
-    monkeypatch.setattr(bench, "SIZES", {"small": tiny, "paper": tiny})
-    monkeypatch.setattr(bench, "ROUNDS", {"small": 2, "paper": 2})
-    monkeypatch.setattr(bench, "GEMM", 256)
+def test_rows(monkeypatch):
+    monkeypatch.setattr(measure, "GEMM", 256)
+    monkeypatch.setattr(bench, "compiled", lambda model, step: 7.5)
     threads = torch.get_num_threads()
-    assert command.main(["pretrain", "--json", str(tmp_path / "bench.json")]) == 0
+    rows = bench.bench_pretrain(("smoke", "smoke"), batch=2, length=5, rounds=2)
     assert torch.get_num_threads() == threads
-    rows = json.loads((tmp_path / "bench.json").read_text())
-    assert [(row["size"], row["step"]) for row in rows] == [
-        (size, step) for size in ("small", "paper") for step in ("apv_edu", "naive")
-    ]
-    for ours, naive in zip(rows[::2], rows[1::2], strict=True):
-        assert ours["times_naive"] == pytest.approx(naive["cpu_s"] / ours["cpu_s"])
-        assert 0 < ours["share_of_peak"] < 1
-        work = bench.flops_per_step(tiny, 16, 25) / 1e9
-        assert ours["gflops"] * ours["cpu_s"] == pytest.approx(work)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == list(rows[0]) and len(printed) == 1 + len(rows)
-    assert f"{rows[0]['cpu_s']:.3g}" in printed[1].split()
+    assert [row["step"] for row in rows] == ["apv_edu", "naive", "fast"] * 2
+    naive = rows[1]
+    assert naive["times_naive"] == 1
+    for row in rows[:3]:
+        assert row["size"] == "smoke" and row["wall_s"] > 0 and row["cpu_s"] > 0
+        assert row["times_naive"] == pytest.approx(naive["cpu_s"] / row["cpu_s"])
+        work = bench.flops_per_step(bench.SIZES["smoke"], 2, 5) / 1e9
+        assert row["gflops"] * row["cpu_s"] == pytest.approx(work)
+        assert row["share_of_peak"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
+        assert row["compile_s"] == (7.5 if row["step"] == "fast" else 0)
 
 
-def test_an_unwritable_file_is_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "bench_pretrain", lambda: [{"size": "small", "cpu_s": 1.0}])
-    assert command.main(["pretrain", "--json", str(tmp_path)]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
+def test_without_a_compiler_there_is_no_fast_row(monkeypatch, caplog):
+    monkeypatch.setattr(measure, "GEMM", 256)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with caplog.at_level("INFO"):
+        rows = bench.bench_pretrain(("smoke",), batch=2, length=5, rounds=1)
+    assert [row["step"] for row in rows] == ["apv_edu", "naive"]
+    assert "C++ compiler" in caplog.text
+
+
+def test_a_step_of_the_book_learns():
+    model = ActionFreeVideoModel(bench.SIZES["smoke"])
+    before = [parameter.clone() for parameter in model.parameters()]
+    bench.book_step(model, bench.random_frames(bench.SIZES["smoke"], 2, 3))()
+    pairs = zip(before, model.parameters(), strict=True)
+    assert not any(torch.equal(old, new) for old, new in pairs)

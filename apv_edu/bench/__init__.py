@@ -1,1 +1,1 @@
-"""Measured speed: ``python -m apv_edu.bench pretrain|finetune|policy|memory|replay|render``."""
+"""Measured speed: ``python -m apv_edu.bench pretrain|finetune|policy|memory|...|all``."""

@@ -1,28 +1,30 @@
-"""Seconds of a fine-tuning update, milliseconds of the policy, and the update's memory."""
+"""Seconds of a fine-tuning update and milliseconds of the policy."""
 
-import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import torch
 
 from apv_edu.agent import APVAgent
-from apv_edu.agent_config import PAPER_AGENT, AgentConfig
+from apv_edu.agent_config import PAPER_AGENT, AgentConfig, BehaviorConfig, BonusConfig, HeadSize
+from apv_edu.bench.measure import SIZES, against_peak, compiled, interleaved, log, threads
 from apv_edu.bench.naive_agent import NaiveAgentStep
-from apv_edu.bench.pretrain import GEMM, SIZES, flops_per_step, interleaved
+from apv_edu.bench.pretrain import flops_per_step
 from apv_edu.data.replay import Batch
 
 CONFIGS = {name: replace(PAPER_AGENT, model=size) for name, size in SIZES.items()}
-"""The paper's heads, bonus and horizon on models of both sizes, with no shortcut."""
-ROUNDS = {"small": 7, "paper": 3}
+"""The paper's heads, bonus and horizon on models of all sizes, with no shortcut (but in smoke)."""
+CONFIGS["smoke"] = replace(
+    CONFIGS["smoke"],
+    heads=HeadSize(units=16, layers=2),
+    bonus=BonusConfig(queue=64, dim=8, neighbours=4),
+    behavior=BehaviorConfig(horizon=4),
+)
+ROUNDS = {"smoke": 7, "small": 7, "colab": 3, "paper": 3}
+"""Turns of a fine-tuning update, by the model's size."""
 CALLS = 20
 """Policy calls that are timed as one."""
 ACTION_DIM = 4
-GIB = 2**30
 
 
 def flops_per_update(config: AgentConfig, action_dim: int, batch: int, length: int) -> int:
@@ -66,7 +68,7 @@ def a_batch(config: AgentConfig, batch: int, length: int) -> Batch:
     )
 
 
-def fast_update(agent: APVAgent, batch: Batch) -> Callable[[], object]:
+def book_update(agent: APVAgent, batch: Batch) -> Callable[[], object]:
     """The update of the book, with its noise drawn."""
     generator = torch.Generator().manual_seed(0)
     size, length = batch.reward.shape
@@ -74,7 +76,7 @@ def fast_update(agent: APVAgent, batch: Batch) -> Callable[[], object]:
 
 
 def bench_finetune(
-    sizes: tuple[str, ...] = ("small",),
+    sizes: tuple[str, ...] = ("small", "paper"),
     *,
     batch: int = 16,
     length: int = 50,
@@ -82,40 +84,41 @@ def bench_finetune(
 ) -> list[dict]:
     """One row a size and update: wall and CPU seconds, GFLOP/s, share of the sgemm peak.
 
-    Beside the book's update two naive ones, whose bonus broadcasts or multiplies matrices. All
-    at one thread. Rates and ratios are of CPU seconds, in which a busy neighbour does not count;
-    the peak is the median of 2048x2048x2048 products taken between the updates.
+    The book's update, the same with its parts compiled (``fast``, whose compiling is not in the
+    median but in ``compile_s``), and two naive ones, whose bonus broadcasts or multiplies
+    matrices; all on one thread, by turns. Rates and ratios are of CPU seconds. Without a C++
+    compiler there is no row ``fast``.
     """
-    return [row for size in sizes for row in _bench_update(size, batch, length, rounds)]
+    return [row for size in sizes for row in _rows(size, batch, length, rounds or ROUNDS[size])]
 
 
-def _bench_update(name: str, batch: int, length: int, rounds: int | None) -> list[dict]:
+def _rows(name: str, batch: int, length: int, rounds: int) -> list[dict]:
+    log.info(f"finetune: {name} model, {batch}x{length} frames")
     config = CONFIGS[name]
     experience, agent = a_batch(config, batch, length), APVAgent(config, ACTION_DIM)
     broadcast, matmul = (NaiveAgentStep(agent, search=way) for way in ("broadcast", "matmul"))
-    left, right = torch.randn(2, GEMM, GEMM)
-    tasks = {
-        "sgemm": lambda: left @ right,
-        "apv_edu": fast_update(agent, experience),
+    updates: dict[str, Callable[[], object]] = {
+        "apv_edu": book_update(agent, experience),
         "naive": lambda: broadcast.step(experience),
         "naive, matmul bonus": lambda: matmul.step(experience),
     }
-    seconds = _at_one_thread(lambda: interleaved(tasks, rounds or ROUNDS[name]))
-    peak = 2 * GEMM**3 / seconds.pop("sgemm")[1] / 1e9
-    work = flops_per_update(config, ACTION_DIM, batch, length) / 1e9
+    quick = APVAgent(config, ACTION_DIM)
+    updates["fast"] = book_update(quick, experience)
+    compile_s = compiled(quick, updates["fast"])
+    if compile_s is None:
+        del updates["fast"]
+    work = flops_per_update(config, ACTION_DIM, batch, length)
+    measured = against_peak(updates, rounds, work)
     return [
         {
             "size": name,
             "update": which,
-            "wall_s": wall,
-            "cpu_s": cpu,
-            "times_naive": seconds["naive"][1] / cpu,
-            "times_matmul": seconds["naive, matmul bonus"][1] / cpu,
-            "gflops": work / cpu,
-            "sgemm_gflops": peak,
-            "share_of_peak": work / cpu / peak,
+            **row,
+            "times_naive": measured["naive"]["cpu_s"] / row["cpu_s"],
+            "times_matmul": measured["naive, matmul bonus"]["cpu_s"] / row["cpu_s"],
+            "compile_s": compile_s if which == "fast" else 0.0,
         }
-        for which, (wall, cpu) in seconds.items()
+        for which, row in measured.items()
     ]
 
 
@@ -125,14 +128,13 @@ def bench_policy(sizes: tuple[str, ...] = ("small", "paper"), *, rounds: int = 1
     One size after another: taken in turns, the larger would push the smaller out of the caches,
     which nothing does where one agent acts.
     """
-    seconds: dict[str, tuple[float, float]] = {}
+    rows = []
     for size in sizes:
-        acting = {size: _acting(CONFIGS[size])}
-        seconds |= _at_one_thread(partial(interleaved, acting, rounds))
-    return [
-        {"size": size, "wall_ms": wall / CALLS * 1e3, "cpu_ms": cpu / CALLS * 1e3}
-        for size, (wall, cpu) in seconds.items()
-    ]
+        log.info(f"policy: {size} model")
+        with threads(1):
+            ((wall, cpu),) = interleaved({size: _acting(CONFIGS[size])}, rounds).values()
+        rows.append({"size": size, "wall_ms": wall / CALLS * 1e3, "cpu_ms": cpu / CALLS * 1e3})
+    return rows
 
 
 def _acting(config: AgentConfig) -> Callable[[], object]:
@@ -145,42 +147,3 @@ def _acting(config: AgentConfig) -> Callable[[], object]:
             _, state = agent.act(frame, state, is_first, explore=True, generator=generator)
 
     return act
-
-
-def bench_memory(
-    sizes: tuple[str, ...] = ("small", "paper"), *, batch: int = 16, length: int = 50
-) -> list[dict]:
-    """One row a size: GiB resident after the imports, and at most during two updates.
-
-    Each is measured in a process of its own, which holds nothing else.
-    """
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.starmap(_memory, [(size, CONFIGS[size], batch, length) for size in sizes], 1)
-
-
-def _memory(name: str, config: AgentConfig, batch: int, length: int) -> dict:
-    torch.set_num_threads(1)
-    imports = _peak_bytes()
-    update = fast_update(APVAgent(config, ACTION_DIM), a_batch(config, batch, length))
-    for _ in range(2):
-        update()
-    return {"size": name, "imports_gib": imports / GIB, "peak_gib": _peak_bytes() / GIB}
-
-
-def _peak_bytes() -> int:
-    """The most memory that this process has ever held."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # A child inherits the parent's ru_maxrss on Linux, but not this figure.
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _at_one_thread(measure: Callable[[], dict]) -> dict:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return measure()
-    finally:
-        torch.set_num_threads(threads)

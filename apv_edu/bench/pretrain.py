@@ -1,21 +1,16 @@
 """Seconds of a pre-training step, beside a naive step and the machine's matrix-product peak."""
 
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 from torch import Tensor
 
+from apv_edu.bench.measure import ROUNDS, SIZES, against_peak, compiled, log
 from apv_edu.bench.naive import NaiveStep
-from apv_edu.config import PRETRAIN, LossConfig, ModelSize, OptimizerConfig
+from apv_edu.config import LossConfig, ModelSize, OptimizerConfig
 from apv_edu.nets.vision import DECODER_KERNELS
 from apv_edu.optimizer import DecoupledAdam
 from apv_edu.video_model import ActionFreeVideoModel
-
-SIZES = {"small": ModelSize(), "paper": PRETRAIN["paper"].model}
-ROUNDS = {"small": 15, "paper": 5}
-GEMM = 2048
 
 
 def flops_per_step(size: ModelSize, batch: int, length: int) -> int:
@@ -46,12 +41,19 @@ def flops_per_step(size: ModelSize, batch: int, length: int) -> int:
     return 2 * batch * length * (3 * (sum(encoder) + rssm + decoder) - encoder[0])
 
 
-def fast_step(model: ActionFreeVideoModel, batch: int, length: int) -> Callable[[Tensor], None]:
-    """The step of the book: loss with drawn noise, gradients, update."""
+def random_frames(size: ModelSize, batch: int, length: int) -> Tensor:
+    """Videos of noise, which cost as much as any others."""
+    shape = (batch, length, size.image_size, size.image_size, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def book_step(model: ActionFreeVideoModel, frames: Tensor) -> Callable[[], None]:
+    """The step of the book on ``frames``: loss with drawn noise, gradients, update."""
     optimizer = DecoupledAdam(model.parameters(), OptimizerConfig())
     generator = torch.Generator().manual_seed(0)
+    batch, length = frames.shape[:2]
 
-    def step(frames: Tensor) -> None:
+    def step() -> None:
         noise = model.noise(batch, length, generator)
         loss, _ = model.loss(frames, config=LossConfig(), noise=noise)
         optimizer.zero_grad()
@@ -59,23 +61,6 @@ def fast_step(model: ActionFreeVideoModel, batch: int, length: int) -> Callable[
         optimizer.step()
 
     return step
-
-
-def interleaved(
-    tasks: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, tuple[float, float]]:
-    """Median wall and process CPU seconds of each task, taken in turns after one warm-up each."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
-    for turn in range(rounds + 1):
-        for name, task in tasks.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            task()
-            if turn > 0:
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {
-        name: (median(wall for wall, _ in pairs), median(cpu for _, cpu in pairs))
-        for name, pairs in times.items()
-    }
 
 
 def bench_pretrain(
@@ -87,49 +72,32 @@ def bench_pretrain(
 ) -> list[dict]:
     """One row a size and step: wall and CPU seconds, GFLOP/s, share of the sgemm peak.
 
-    All at one thread. Rates and ratios are of CPU seconds, in which a busy neighbour does not
-    count; the peak is the median of 2048x2048x2048 products taken between the steps.
+    The book's step, the same with its parts compiled (``fast``, whose compiling is not in the
+    median but in ``compile_s``), and a naive one; all on one thread, by turns. Rates and ratios
+    are of CPU seconds. Without a C++ compiler there is no row ``fast``.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [
-            row
-            for size in sizes
-            for row in _bench_size(size, batch, length, rounds or ROUNDS[size])
-        ]
-    finally:
-        torch.set_num_threads(threads)
+    return [row for size in sizes for row in _rows(size, batch, length, rounds or ROUNDS[size])]
 
 
-def _bench_size(name: str, batch: int, length: int, rounds: int) -> list[dict]:
+def _rows(name: str, batch: int, length: int, rounds: int) -> list[dict]:
+    log.info(f"pretrain: {name} model, {batch}x{length} frames")
     size = SIZES[name]
-    shape = (batch, length, size.image_size, size.image_size, 3)
-    frames = torch.randint(0, 256, shape, dtype=torch.uint8)
-    model = ActionFreeVideoModel(size)
+    frames, model = random_frames(size, batch, length), ActionFreeVideoModel(size)
     naive = NaiveStep(model)
-    step = fast_step(model, batch, length)
-    left, right = torch.randn(2, GEMM, GEMM)
-    seconds = interleaved(
-        {
-            "sgemm": lambda: left @ right,
-            "apv_edu": lambda: step(frames),
-            "naive": lambda: naive.step(frames),
-        },
-        rounds,
-    )
-    peak = 2 * GEMM**3 / seconds["sgemm"][1] / 1e9
-    work = flops_per_step(size, batch, length) / 1e9
+    steps = {"apv_edu": book_step(model, frames), "naive": lambda: naive.step(frames)}
+    quick = ActionFreeVideoModel(size)
+    steps["fast"] = book_step(quick, frames)
+    compile_s = compiled(quick, steps["fast"])
+    if compile_s is None:
+        del steps["fast"]
+    measured = against_peak(steps, rounds, flops_per_step(size, batch, length))
     return [
         {
             "size": name,
             "step": which,
-            "wall_s": seconds[which][0],
-            "cpu_s": seconds[which][1],
-            "times_naive": seconds["naive"][1] / seconds[which][1],
-            "gflops": work / seconds[which][1],
-            "sgemm_gflops": peak,
-            "share_of_peak": work / seconds[which][1] / peak,
+            **row,
+            "times_naive": measured["naive"]["cpu_s"] / row["cpu_s"],
+            "compile_s": compile_s if which == "fast" else 0.0,
         }
-        for which in ("apv_edu", "naive")
+        for which, row in measured.items()
     ]

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from apv_edu.bench.pretrain import interleaved
+from apv_edu.bench.measure import interleaved, log
 from apv_edu.data.replay import Batch, Episode, Replay
 
 BATCHES = ((16, 50), (50, 50))
@@ -68,13 +68,11 @@ def bench_replay(
         InputError: if the frames do not fit into memory.
     """
     rng = np.random.default_rng(0)
-    replay = Replay(frames, image_size, action_dim=4)
-    episodes = [_random_episode(episode, image_size, rng) for _ in range(frames // episode)]
-    for each in episodes:
-        replay.add(each)
+    replay, episodes = filled(frames, episode, image_size, rng)
     held = sum(e.image.nbytes + e.action.nbytes + e.reward.nbytes for e in episodes)
     rows = []
     for batch, length in BATCHES:
+        log.info(f"replay: {batch}x{length} frames")
         lists = partial(sample_lists, episodes, batch, length, rng)
         seconds = interleaved(
             {
@@ -96,6 +94,17 @@ def bench_replay(
             for name, (wall, cpu) in seconds.items()
         ]
     return rows
+
+
+def filled(
+    frames: int, length: int, image_size: int, rng: np.random.Generator
+) -> tuple[Replay, list[Episode]]:
+    """A replay of ``frames`` entries, full of noise, and the same episodes in a list."""
+    replay = Replay(frames, image_size, action_dim=4)
+    episodes = [_random_episode(length, image_size, rng) for _ in range(frames // length)]
+    for episode in episodes:
+        replay.add(episode)
+    return replay, episodes
 
 
 def _random_episode(length: int, image_size: int, rng: np.random.Generator) -> Episode:
