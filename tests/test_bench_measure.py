@@ -95,6 +95,7 @@ def test_scaling_rows():
         lengths=(6,),
         videos=(3,),
         worlds=(1, 2),
+        scenes=("tabletop:reach",),
         counts=(1,),
         steps=3,
         rounds=1,

@@ -18,6 +18,7 @@ from apv_edu.envs.vector import Worlds
 from apv_edu.video_model import ActionFreeVideoModel
 
 MODELS = ("smoke", "small", "colab", "paper")
+SCENES = ("tabletop:reach", "metaworld:reach", "dmc:quadruped-walk")
 
 
 def bench_scaling(
@@ -28,6 +29,7 @@ def bench_scaling(
     lengths: tuple[int, ...] = (10, 25, 50, 100),
     videos: tuple[int, ...] = (50, 500, 5000),
     worlds: tuple[int, ...] = (1, 2, 4),
+    scenes: tuple[str, ...] = SCENES,
     counts: tuple[int, ...] = (1, 2),
     steps: int = 200,
     rounds: int = 3,
@@ -44,7 +46,8 @@ def bench_scaling(
         batches: sequences of 25 frames.
         lengths: frames of 16 sequences.
         videos: of 30 frames, in a dataset in memory that 16x25 frames are sampled from.
-        worlds: tabletops at once; more than one live in a process each.
+        worlds: how many at once; more than one live in a process each.
+        scenes: the names of these worlds.
         counts: threads of torch.
         steps: of the worlds.
         rounds: of everything else.
@@ -63,7 +66,7 @@ def bench_scaling(
             with threads(count):
                 rows += _updates("threads", count, size, 16, 25, rounds)
     rows += [_sampling(count, 20 * rounds) for count in videos]
-    return rows + [_worlds(count, steps) for count in worlds]
+    return rows + [_worlds(scene, count, steps) for scene in scenes for count in worlds]
 
 
 def _updates(
@@ -120,13 +123,13 @@ def _row(
     }
 
 
-def _worlds(count: int, steps: int) -> dict:
-    log.info(f"scaling: {count} worlds")
-    worlds = Worlds(partial(make_env, "tabletop:reach", time_limit=10 * steps), count)
+def _worlds(scene: str, count: int, steps: int) -> dict:
+    log.info(f"scaling: {count} of {scene}")
+    worlds = Worlds(partial(make_env, scene, time_limit=10 * steps), count)
     actions = np.random.default_rng(0).uniform(-1, 1, (count, worlds.action_dim))
     try:
         worlds.reset(range(count))
         step = partial(worlds.step, actions.astype(np.float32))
-        return _row("worlds", count, "", "step", step, steps, count)
+        return _row("worlds", count, scene, "step", step, steps, count)
     finally:
         worlds.close()
