@@ -134,9 +134,12 @@ def choose_step(
     step = GraphedStep(learn, generator)
 
     def fast() -> dict[str, Tensor]:
-        frames = dataset.sample(*shape, np.random.default_rng((seed, BATCH, state.step)))
-        on_device = torch.from_numpy(frames).to(processes.device)
-        values = step(on_device, seed=stream(seed, NOISE, state.step))
+        drawn = dataset.sample(*shape, np.random.default_rng((seed, BATCH, state.step)))
+        frames = torch.from_numpy(drawn)
+        if processes.device.type == "cuda":  # from pinned memory it travels beside the kernels
+            frames = frames.pin_memory()
+        frames = frames.to(processes.device, non_blocking=True)
+        values = step(frames, seed=stream(seed, NOISE, state.step))
         state.step += 1
         return values
 

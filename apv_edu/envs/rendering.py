@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import atexit
+import copy
 import ctypes
 import importlib
 import os
@@ -12,8 +13,9 @@ import weakref
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
+from apv_edu.envs.meshes import drawing_copy
 from apv_edu.errors import InputError
 
 Quality = Literal["exact", "fast"]
@@ -90,10 +92,10 @@ def choose_gl() -> str:
 class Renderer:
     """Square frames of one MuJoCo model, from one camera, in a GL context of its own.
 
-    ``exact`` is the simulator's default quality. ``fast`` leaves out multisampling, shadows and
-    reflections: some ten times the frames a second on software OpenGL, on average within a few grey
-    levels of ``exact`` (the floor and the table lose their reflections). It is made for a model
-    before that model is drawn by anything else, since it sets the model's off-screen buffer.
+    ``exact`` is the simulator's default quality. ``fast`` leaves out multisampling, shadows,
+    reflections and every detail too small for the picture (see ``drawing_copy``): far more frames a
+    second on software OpenGL, on average within a few grey levels of ``exact`` (the floor loses its
+    reflections). Either way the model itself stays as it is: OpenGL gets a copy's meshes and sizes.
 
     Args:
         model: an ``mujoco.MjModel``.
@@ -102,6 +104,7 @@ class Renderer:
         quality: ``exact`` or ``fast``.
         flip: turn the frame by half a turn, for a camera that hangs upside down.
         mirror: swap left and right.
+        detail: height of the picture that decides what is too small to draw; by default ``size``.
 
     Raises:
         InputError: for an unknown camera or quality, or if there is no OpenGL.
@@ -115,32 +118,35 @@ class Renderer:
         quality: Quality = "fast",
         flip: bool = False,
         mirror: bool = False,
+        detail: int | None = None,
     ):
         backend = choose_gl()
         import mujoco
 
         if quality not in get_args(Quality):
             raise InputError(f"Unknown rendering {quality!r}: choose exact or fast.")
-        self.model, self.size = model, size
+        self.model, self.size, self.camera = model, size, camera
         # readPixels returns the bottom row first, so a plain frame has its rows reversed.
         self._rows = slice(None) if flip else slice(None, None, -1)
         self._columns = slice(None, None, -1) if flip != mirror else slice(None)
         self._camera = _fixed_camera(model, camera)
         self._option = mujoco.MjvOption()
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
-        buffer = model.vis.global_
         if quality == "fast":
-            model.vis.quality.offsamples = 0
-            buffer.offwidth = buffer.offheight = size
+            drawn = drawing_copy(model, self._camera, self._option, detail or size)
+            drawn.vis.quality.offsamples = drawn.vis.quality.shadowsize = 0
+            drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         else:
+            drawn = copy.copy(model)
+            buffer = drawn.vis.global_
             buffer.offwidth = max(buffer.offwidth, size)
             buffer.offheight = max(buffer.offheight, size)
         # Taken from its module: right also where MuJoCo was imported before MUJOCO_GL was set.
         self._gl: Any = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
         self._gl.make_current()
-        self._context: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._context: Any = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
         self._pixels = np.empty((size, size, 3), np.uint8)
@@ -164,6 +170,16 @@ class Renderer:
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
         return self._pixels[self._rows, self._columns].copy()
+
+    def segment(self, data: Any) -> Int32[np.ndarray, "size size"]:
+        """Which thing of MuJoCo's scene each pixel shows, counted from 1, or 0 for none."""
+        import mujoco
+
+        flags = [mujoco.mjtRndFlag.mjRND_SEGMENT.value, mujoco.mjtRndFlag.mjRND_IDCOLOR.value]
+        self._scene.flags[flags] = True
+        colours = self.render(data)
+        self._scene.flags[flags] = False
+        return colours.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
 
     def driver(self) -> str:
         """OpenGL's name of what draws, such as ``llvmpipe (LLVM 15.0.6, 256 bits)`` or a GPU's."""

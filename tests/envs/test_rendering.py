@@ -86,6 +86,20 @@ def test_exact_is_the_simulators_own_picture(scene):
 
 
 @pytest.mark.gl
+def test_segments_are_the_things_of_the_scene_in_both_qualities(scene):
+    for quality in ("exact", "fast"):
+        renderer = rendering.Renderer(scene[0], 32, "front", quality)
+        before = renderer.render(scene[1])
+        numbers = renderer.segment(scene[1])
+        np.testing.assert_array_equal(renderer.render(scene[1]), before)
+        renderer.close()
+        assert numbers.shape == (32, 32) and np.unique(numbers).tolist() == [0, 1, 2, 3]
+        red, green, blue = before.T.astype(int)
+        assert (numbers.T == 1).sum() > 20 and (red > blue + green)[numbers.T == 1].mean() > 0.8
+        assert (numbers.T == 2).sum() > 20 and (blue > red + green)[numbers.T == 2].mean() > 0.8
+
+
+@pytest.mark.gl
 def test_frames_may_be_larger_than_the_models_buffer(scene):
     for quality in ("exact", "fast"):
         renderer = rendering.Renderer(scene[0], 700, "front", quality)
