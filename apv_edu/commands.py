@@ -38,7 +38,7 @@ class Collect:
     action_repeat: int = 1
     """Simulator steps an action is held."""
     rendering: Literal["fast", "exact"] = "fast"
-    """fast leaves out shadows and reflections."""
+    """fast leaves out shadows, reflections, and detail finer than a pixel."""
     behaviour: Literal["expert", "noisy-expert", "smooth-random"] = "expert"
     """Who acts: the scripted expert (not in dmc), the same with noise, or smooth random motion."""
     noise: float | None = None

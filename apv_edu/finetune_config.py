@@ -25,7 +25,7 @@ class WorldConfig:
     time_limit: int | None = None
     """Simulator steps of an episode."""
     rendering: Literal["fast", "exact"] = "fast"
-    """fast leaves out shadows and reflections."""
+    """fast leaves out shadows, reflections, and detail finer than a pixel."""
     orientation: str | None = None
     """Of Meta-World: upright, or official."""
     look: str | None = None

@@ -29,6 +29,8 @@ def _bars() -> Iterator[Bar]:
     yield Bar("replay", {"from": "ring"}, "times_official", ">=", 3.0)
     yield Bar("replay", {"from": "ring"}, "gb_of_250k", "<=", 3.3)
     yield Bar("render", {}, "ratio", ">=", 10.0)
+    yield Bar("render", {}, "difference", "<=", 12.0)
+    yield Bar("render", {}, "outline_shift_px", "<=", 1.0)
     yield Bar("policy", {"size": "small"}, "cpu_ms", "<=", 2.0)
     update = {"size": "paper", "update": "fine-tuning"}
     yield Bar("memory", update | {"batch": "16x50"}, "peak_gib", "<=", 4.0)

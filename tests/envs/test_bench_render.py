@@ -38,6 +38,9 @@ def test_equal_outlines_and_those_that_move_by_less_than_half_a_pixel():
 @pytest.mark.parametrize("turned", [False, True])
 def test_outlines_that_move(turned):
     some, others = pictures()
+    others[SAMPLES : SAMPLES + 2] = 0
+    assert outline_change(*((others, some) if turned else (some, others))) == (4, 0.5)
+    some, others = pictures()
     others[SAMPLES : 4 * SAMPLES, SAMPLES : 5 * SAMPLES] = 5
     assert outline_change(*((others, some) if turned else (some, others))) == (4, 1)
     others[SAMPLES : 5 * SAMPLES, SAMPLES : 5 * SAMPLES] = 5
