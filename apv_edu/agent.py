@@ -79,7 +79,7 @@ class APVAgent(nn.Module):
             self.world_model.initial(batch), weight.new_zeros(batch, self.action_dim)
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(
         self,
         frames: UInt8[Tensor, "batch height width 3"],

@@ -3,6 +3,7 @@
 # torch's multi-tensor operations, on which its own optimisers stand, bear a private name.
 # pyright: reportPrivateImportUsage=false
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -22,8 +23,8 @@ class DecoupledAdam:
     (3) p -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps). In PyTorch's Adam the bias
     correction reaches inside: its eps counts for less at first.
 
-    The step count is a tensor beside the weights, so that a step asks nothing of the host and a
-    CUDA graph can hold it.
+    The step count is a tensor beside the weights, so that on a GPU a step asks nothing of the host
+    and a CUDA graph can hold it.
 
     Source: official file ``common/tfutils.py``, class ``Optimizer``; Keras 2.6 ``Adam``.
     """
@@ -56,18 +57,47 @@ class DecoupledAdam:
         lr = self.config.learning_rate if learning_rate is None else learning_rate
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        grads = torch._foreach_mul(grads, self.config.clip / norm.clamp_min(self.config.clip))
         torch._foreach_mul_(self.params, 1 - self.config.weight_decay)
         self.steps.add_(1)
-        torch._foreach_lerp_(self.m, grads, 1 - BETA1)
+        one_pass = self.params[0].device.type == "cpu"
+        (self._in_one_pass if one_pass else self._in_many)(grads, norm, lr)
+        return norm
+
+    def _in_one_pass(self, grads: list[Tensor], norm: Tensor, lr: float) -> None:
+        """On a CPU memory is the limit: torch's kernel goes through it once.
+
+        Its eps counts inside the bias correction, so it gets another one at each step.
+        """
+        if norm > self.config.clip:
+            grads = list(torch._foreach_mul(grads, self.config.clip / norm))
+        steps = [self.steps.to(self.m[0].dtype)] * len(grads)
+        torch._fused_adamw_(
+            self.params,
+            grads,
+            self.m,
+            self.v,
+            [],
+            steps,
+            lr=lr,
+            beta1=BETA1,
+            beta2=BETA2,
+            weight_decay=0.0,
+            eps=self.config.eps / math.sqrt(1 - BETA2 ** float(self.steps)),
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _in_many(self, grads: list[Tensor], norm: Tensor, lr: float) -> None:
+        """On a GPU a question to the host is worse: all that changes is a tensor."""
+        clipped = torch._foreach_mul(grads, self.config.clip / norm.clamp_min(self.config.clip))
+        torch._foreach_lerp_(self.m, clipped, 1 - BETA1)
         torch._foreach_mul_(self.v, BETA2)
-        torch._foreach_addcmul_(self.v, grads, grads, 1 - BETA2)
+        torch._foreach_addcmul_(self.v, clipped, clipped, 1 - BETA2)
         rate = lr * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
         denominator = torch._foreach_sqrt(self.v)
         torch._foreach_add_(denominator, self.config.eps)
         torch._foreach_div_(denominator, rate)  # infinite, and the step zero, where the rate is 0
         torch._foreach_addcdiv_(self.params, self.m, denominator, -1)
-        return norm
 
     def state_dict(self) -> dict[str, Tensor]:
         """The step count and both moments as named tensors (shared, not copied)."""

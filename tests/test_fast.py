@@ -161,6 +161,13 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The optimiser's steps as a GPU does them."""
+    monkeypatch.setattr(DecoupledAdam, "_in_one_pass", DecoupledAdam._in_many)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce", "both"])
 @pytest.mark.parametrize("variant", ["apv", "dreamer", "frozen"])
 def test_learning_asks_the_host_nothing(variant, actor_gradient):
@@ -175,6 +182,7 @@ def test_learning_asks_the_host_nothing(variant, actor_gradient):
     assert questions.asked == allowed
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_pretraining_asks_the_host_nothing():
     model = ActionFreeVideoModel(SIZE)
     state = TrainingState(model, DecoupledAdam(model.parameters(), OptimizerConfig()))

@@ -44,6 +44,23 @@ def test_steps_by_hand(clip):
             np.testing.assert_allclose(params[i].detach().numpy(), expected[i], rtol=1e-10)
 
 
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_a_gpus_way_gives_the_same(monkeypatch, clip):
+    """One pass through memory, or many that ask the host nothing."""
+    results = []
+    for way in ("_in_one_pass", "_in_many"):
+        with monkeypatch.context() as patch:
+            patch.setattr(DecoupledAdam, "_in_one_pass", getattr(DecoupledAdam, way))
+            params = parameters()
+            optimizer = DecoupledAdam(params, OptimizerConfig(learning_rate=0.01, clip=clip))
+            for t, rate in enumerate((None, 0.0, None)):
+                set_gradients(params, t)
+                optimizer.step(rate)
+            results.append([p.detach() for p in params] + optimizer.m + optimizer.v)
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+
+
 def test_without_a_learning_rate_weights_still_decay_and_moments_run():
     params = parameters()
     optimizer = DecoupledAdam(params, OptimizerConfig(weight_decay=0.1))

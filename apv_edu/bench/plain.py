@@ -239,7 +239,7 @@ class LoopAdam:
 
 
 def optimizer(work: Work) -> Pair:
-    """Adam of all parameters in a few calls; the ways start at the same weights."""
+    """Adam in one pass through memory; the ways start at the same weights."""
 
     def way(make: Callable[..., LoopAdam | DecoupledAdam]) -> Way:
         model = ActionFreeVideoModel(work.config.model)
@@ -251,7 +251,7 @@ def optimizer(work: Work) -> Pair:
         return lambda: (adam.step(), *(p.detach() for p in parameters))
 
     start = work.model().state_dict()
-    names = ("Adam", "a loop over the weights", "multi-tensor")
+    names = ("Adam", "a loop over the weights", "one pass")
     return Pair(*names, "pretraining", way(LoopAdam), way(DecoupledAdam))
 
 

@@ -47,6 +47,8 @@ class Encoder(nn.Module):
             glorot(nn.Conv2d(a, b, kernel_size=4, stride=2)) for a, b in pairwise(channels)
         )
         self.embed_dim = 2 * 2 * channels[-1]  # both image sizes shrink to 2x2
+        # The images' memory order, or each call would reorder the kernels: an action feels it.
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, images: Float[Tensor, "*batch height width 3"]

@@ -120,7 +120,9 @@ def test_on_a_device_it_draws_the_same():
     assert there.frames == here.frames
     for length in (1, 5, 9):
         draws = (np.random.default_rng(length) for _ in range(2))
-        assert_same(*(r.sample(16, length, rng) for r, rng in zip((here, there), draws, strict=True)))
+        assert_same(
+            *(r.sample(16, length, rng) for r, rng in zip((here, there), draws, strict=True))
+        )
 
 
 def test_episodes_are_uniform_and_ends_are_prioritised():
