@@ -28,6 +28,7 @@ BENCHES = {
     "replay": "apv_edu.bench.replay:bench_replay",
     "render": "apv_edu.bench.render:bench_render",
     "data": "apv_edu.bench.data:bench_data",
+    "profile": "apv_edu.bench.profile:bench_profile",
     "tricks": "apv_edu.bench.tricks:bench_tricks",
     "scaling": "apv_edu.bench.scaling:bench_scaling",
 }
