@@ -53,11 +53,11 @@ def trained(fast: bool, steps: int = 4, device: str = "cpu", precision: str = "f
     return {name: value.detach().cpu() for name, value in agent.training_state().items()}
 
 
-def assert_close(ours: dict, theirs: dict, **tolerance: float) -> None:
+def assert_close(ours: dict, theirs: dict, *, rtol: float, atol: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         torch.testing.assert_close(
-            value, theirs[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance
+            value, theirs[name], msg=lambda m, n=name: f"{n}: {m}", rtol=rtol, atol=atol
         )
 
 
