@@ -219,7 +219,7 @@ def _start(
         folder=out / REPLAY,
         device=device if device.type != "cpu" else None,
     )
-    return Run(agent, replay, choose_update(agent, config, config.precision))
+    return Run(agent, replay, choose_update(agent, config))
 
 
 def _resume(run: Run, out: Path, settings: dict[str, Any], steps: int) -> None:

@@ -66,7 +66,8 @@ class DecoupledAdam:
     def _in_one_pass(self, grads: list[Tensor], norm: Tensor, lr: float) -> None:
         """On a CPU memory is the limit: torch's kernel goes through it once.
 
-        Its eps counts inside the bias correction, so it gets another one at each step.
+        Its eps counts inside the bias correction, so it gets another one at each step. Gradients
+        must lie in memory in the order of their weights, as autograd leaves them.
         """
         if norm > self.config.clip:
             grads = list(torch._foreach_mul(grads, self.config.clip / norm))

@@ -25,8 +25,8 @@ Update = Callable[[Batch, int], dict[str, Tensor]]
 """Learn from a batch with the noise of a key; returns metrics."""
 
 
-def choose_update(agent: APVAgent, config: FinetuneConfig, precision: str) -> Update:
-    """How an update is done: plainly, or as ``config.fast`` asks.
+def choose_update(agent: APVAgent, config: FinetuneConfig) -> Update:
+    """How an update is done: in ``config.precision``, plainly or as ``config.fast`` asks.
 
     Raises:
         InputError: without the C++ compiler that the fast path needs on a CPU.
@@ -36,14 +36,14 @@ def choose_update(agent: APVAgent, config: FinetuneConfig, precision: str) -> Up
 
         def plain(batch: Batch, key: int) -> dict[str, Tensor]:
             noise = agent.noise(*size, torch.Generator().manual_seed(key))
-            return agent.update(batch, noise, precision)
+            return agent.update(batch, noise, config.precision)
 
         return plain
     compile_parts(agent)
     generator = torch.Generator(device)
 
     def learn(*tensors: Tensor) -> dict[str, Tensor]:
-        return agent.learn(Batch(*tensors), agent.noise(*size, generator), precision)
+        return agent.learn(Batch(*tensors), agent.noise(*size, generator), config.precision)
 
     step = GraphedStep(learn, generator)
 

@@ -43,13 +43,13 @@ def build(variant: str = "apv", seed: int = 0) -> APVAgent:
     return APVAgent(quick(variant).agent, ACTIONS)
 
 
-def trained(fast: bool, steps: int = 4, device: str = "cpu", precision: str = "fp32") -> dict:
+def trained(fast: bool, steps: int = 4) -> dict:
     """The training state after some updates."""
-    agent = build().to(device)
-    config = quick("apv", batch_size=BATCH, sequence_length=LENGTH, fast=fast)
-    update = choose_update(agent, config, precision)
+    agent = build()
+    sizes = {"batch_size": BATCH, "sequence_length": LENGTH}
+    update = choose_update(agent, quick("apv", **sizes, fast=fast, precision="fp32"))
     for step in range(steps):
-        update(batch(step, device), step)
+        update(batch(step), step)
     return {name: value.detach().cpu() for name, value in agent.training_state().items()}
 
 

@@ -1,6 +1,6 @@
 """Measure speed: print a table, and keep it as JSON or CSV.
 
-``all`` runs every bench, which takes the better part of an hour, and holds the promises of
+``all`` runs every bench, which takes about half an hour, and holds the promises of
 ``apv_edu.bench.bars`` against the figures.
 """
 
