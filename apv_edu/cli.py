@@ -13,10 +13,21 @@ from apv_edu.agent_commands import Curves, Evaluate, Finetune, ImportOfficial
 from apv_edu.commands import Collect, Export, Pack, Predict, Pretrain
 from apv_edu.config import PRETRAIN, pretrain_config
 from apv_edu.errors import InputError
+from apv_edu.evidence_commands import Report, Sweep
 from apv_edu.finetune_config import LAPTOP, finetune_config
 
 Command = (
-    Collect | Pack | Pretrain | Predict | Export | Finetune | Evaluate | Curves | ImportOfficial
+    Collect
+    | Pack
+    | Pretrain
+    | Predict
+    | Export
+    | Finetune
+    | Evaluate
+    | Curves
+    | Sweep
+    | Report
+    | ImportOfficial
 )
 COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
@@ -27,6 +38,8 @@ COMMANDS: dict[str, type[Command]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "curves": Curves,
+    "sweep": Sweep,
+    "report": Report,
     "import-official": ImportOfficial,
 }
 
@@ -52,6 +65,8 @@ def parse(arguments: Sequence[str]) -> Command:
         ),
         "evaluate": Evaluate(agent=missing),
         "curves": Curves(runs=missing, out=missing),
+        "sweep": Sweep(grid=missing, out=missing),
+        "report": Report(files=missing, out=missing),
         "import-official": ImportOfficial(folder=missing, out=missing),
     }
     summaries = {name: (kind.__doc__ or "").split("\n")[0] for name, kind in COMMANDS.items()}

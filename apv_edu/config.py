@@ -1,8 +1,8 @@
 """Every size and setting, in frozen dataclasses, and the four presets: the home of defaults."""
 
 import math
-from collections.abc import Container
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from apv_edu.errors import InputError
@@ -38,6 +38,36 @@ def check_range(settings: Any, *names: str, most: float = math.inf, above: bool 
             wanted = "above 0" if above else "of at least 0"
             wanted += f" and at most {most:g}" if math.isfinite(most) else ""
             raise InputError(f"{name}={value} is out of range: give a finite number {wanted}.")
+
+
+def updated(settings: Any, changes: Mapping[str, Any], place: str) -> Any:
+    """A copy of the dataclass ``settings`` with ``changes``, nested as the settings are.
+
+    Args:
+        settings: a frozen dataclass, with others within.
+        changes: new values by name; a whole number will do for a real one.
+        place: where the changes were written, for errors.
+
+    Raises:
+        InputError: for an unknown name, or a value of another kind or out of its range.
+    """
+    new = {}
+    for name, value in changes.items():
+        known = [f.name for f in fields(settings)]
+        if name not in known:
+            raise InputError(f"{place}.{name} is no setting: choose of {', '.join(known)}.")
+        old = getattr(settings, name)
+        if is_dataclass(old) != isinstance(value, Mapping):
+            raise InputError(f"{place}.{name} = {value!r} is no value for it: see --help.")
+        if is_dataclass(old):
+            value = updated(old, value, f"{place}.{name}")
+        elif type(old) is float and type(value) is int:
+            value = float(value)
+        elif old is not None and type(value) is not type(old):
+            kind = type(old).__name__
+            raise InputError(f"{place}.{name} = {value!r} is of the wrong kind: give a {kind}.")
+        new[name] = value
+    return replace(settings, **new)
 
 
 def check_seed(seed: int) -> None:

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Busy(InputError):
+    """Another process is at it; it may be gone in a moment."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from apv_edu.errors import InputError
+from apv_edu.errors import Busy, InputError
 
 
 def write_atomically(path: Path | str, data: bytes) -> None:
@@ -58,7 +58,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Make ``folder`` if it is missing and keep other processes from writing to it meanwhile.
 
     Raises:
-        InputError: if another process is at it, or the folder cannot be written.
+        Busy: if another process is at it.
+        InputError: if the folder cannot be written.
     """
     path = folder / ".lock"
     while True:
@@ -81,12 +82,12 @@ def claim(file: IO[bytes], folder: Path) -> None:
     """Lock ``file`` in the name of ``folder`` until it is closed or the process dies.
 
     Raises:
-        InputError: if another process holds it.
+        Busy: if another process holds it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(
+        raise Busy(
             f"Another process is writing to {folder}: wait for it or choose another folder."
         ) from None
 

@@ -176,7 +176,7 @@ def _train(
             if run.step == 0:
                 log_evaluation(run, judge, None, config, settings["seed"], logger)
             while run.step < config.steps:
-                before, began = run.step, time.process_time()
+                before, began = run.step, _clocks()
                 play_round(run, worlds, config, settings["seed"], logger, kept, out)
                 bar.update(run.step - before)
 
@@ -185,8 +185,10 @@ def _train(
 
                 if due(config.eval_every):
                     log_evaluation(run, judge, run.agent, config, settings["seed"], logger)
-                run.cpu_seconds += time.process_time() - began
-                logger.scalars(run.step, {"time/cpu_seconds": run.cpu_seconds})
+                wall, cpu = (now - then for now, then in zip(_clocks(), began, strict=True))
+                run.wall_seconds, run.cpu_seconds = run.wall_seconds + wall, run.cpu_seconds + cpu
+                times = {"wall_seconds": run.wall_seconds, "cpu_seconds": run.cpu_seconds}
+                logger.scalars(run.step, {f"time/{name}": value for name, value in times.items()})
                 if due(config.checkpoint_every):
                     _save(run, before, out, settings, kept)
                     kept = run.step
@@ -195,6 +197,11 @@ def _train(
         if judge is not None:
             judge.close()
     return run
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock and of this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def _start(
@@ -235,6 +242,7 @@ def _resume(run: Run, out: Path, settings: dict[str, Any], steps: int) -> None:
     run.agent.load_training_state(tensors)
     run.step, run.round = metadata["step"], metadata["round"]
     run.cpu_seconds = metadata["cpu_seconds"]
+    run.wall_seconds = metadata.get("wall_seconds", 0.0)  # older checkpoints lack it
     run.replay.restore(
         out / REPLAY, added=metadata["episodes_added"], episodes=metadata["episodes_held"]
     )
@@ -248,6 +256,7 @@ def _save(run: Run, before: int, out: Path, settings: dict[str, Any], kept: int)
         "before": before,  # the last round
         "round": run.round,
         "cpu_seconds": run.cpu_seconds,
+        "wall_seconds": run.wall_seconds,
         "episodes_added": run.replay.added,
         "episodes_held": run.replay.episodes,
         "settings": settings,

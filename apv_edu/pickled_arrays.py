@@ -1,8 +1,8 @@
 """Read pickled arrays without Python's pickle.
 
 Whoever unpickles a file runs what it asks for. This reader knows only the instructions that put
-NumPy arrays into a tuple, takes their names literally and calls none: what else a file asks for is
-refused by name.
+NumPy arrays into a tuple, or into dictionaries, takes their names literally and calls none: what
+else a file asks for is refused by name.
 """
 
 import math
@@ -35,7 +35,13 @@ _LITERAL = re.compile(r"(SHORT_)?BIN(BYTES|UNICODE)8?|BYTEARRAY8|BININT[12]?|INT
 _MARK = object()
 _STEPS = 100_000
 """Most instructions of a file, against those that only pile things up; an array takes thirty."""
+MAX_DEPTH = 8
+"""Most dictionaries inside each other."""
 AGAIN = "copy or download it again"
+
+
+Tree = dict[str, "Tree | np.ndarray"]
+"""Arrays and further trees by name."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +80,7 @@ def read_arrays(path: Path | str) -> list[np.ndarray]:
             arrays, or holds something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}: check the name of the checkpoint's folder.")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES} bytes: no checkpoint is so large.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): check its permissions.") from error
-    try:
-        result = _interpret(data)
-    except _Forbidden as error:
-        raise InputError(
-            f"{path} asks for {error}, which no array needs: it is refused and nothing of it was "
-            "run; get the file from its authors again."
-        ) from None
-    except (ValueError, TypeError, LookupError, OverflowError) as error:
-        reason = str(error)[:100]
-        raise InputError(
-            f"{path} is no pickle of arrays, or truncated or damaged ({reason}): {AGAIN}."
-        ) from error
+    result = _read(path, dictionaries=False)
     items = result if isinstance(result, tuple | list) else [result]
     arrays = [item.values for item in items if isinstance(item, _Array) and item.values is not None]
     if items is not result or len(arrays) != len(items):
@@ -104,8 +91,70 @@ def read_arrays(path: Path | str) -> list[np.ndarray]:
     return arrays
 
 
-def _interpret(data: bytes) -> Any:
-    """What the pickle ``data`` describes: tuples, lists, plain values, and placeholders."""
+def read_array_tree(path: Path | str) -> Tree:
+    """The arrays of a pickled dictionary of arrays and of such dictionaries, with texts as keys.
+
+    What ``read_arrays`` promises holds here too. A dictionary that is in the tree twice, or that
+    holds itself, is refused: the tree is no larger than the file.
+
+    Raises:
+        InputError: as in ``read_arrays``.
+    """
+    path = Path(path)
+    result = _read(path, dictionaries=True)
+    tree = _tree(result, set()) if isinstance(result, dict) else None
+    if tree is None:
+        raise InputError(
+            f"{path} holds something else than dictionaries of arrays: pass a file of raw results, "
+            "such as metaworld_raw_data.pkl."
+        )
+    return tree
+
+
+def _tree(found: dict[str, Any], seen: set[int], depth: int = 1) -> Tree | None:
+    """``found`` with arrays instead of placeholders; None if it is no tree of arrays."""
+    if id(found) in seen or depth > MAX_DEPTH:
+        return None
+    seen.add(id(found))
+    tree: Tree = {}
+    for key, value in found.items():
+        leaf = value.values if isinstance(value, _Array) else None
+        branch = _tree(value, seen, depth + 1) if isinstance(value, dict) else leaf
+        if branch is None:
+            return None
+        tree[key] = branch
+    return tree
+
+
+def _read(path: Path, *, dictionaries: bool) -> Any:
+    """What ``_interpret`` makes of a file, or an ``InputError`` that says why it cannot."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path}: check the name of the file and its folder.")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES} bytes: no such file is so large.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): check its permissions.") from error
+    try:
+        return _interpret(data, dictionaries)
+    except _Forbidden as error:
+        raise InputError(
+            f"{path} asks for {error}, which no array needs: it is refused and nothing of it was "
+            "run; get the file from its authors again."
+        ) from None
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        reason = str(error)[:100]
+        raise InputError(
+            f"{path} is no pickle of arrays, or truncated or damaged ({reason}): {AGAIN}."
+        ) from error
+
+
+def _interpret(data: bytes, dictionaries: bool = False) -> Any:
+    """What the pickle ``data`` describes: tuples, lists, plain values, and placeholders.
+
+    Dictionaries are among them only where they are asked for.
+    """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     spare = len(data)  # bytes that text may still be turned into: no more than the file has
@@ -136,6 +185,16 @@ def _interpret(data: bytes) -> Any:
                 if not isinstance(stack[-1], list):
                     raise _Forbidden("an item of what is no list")
                 stack[-1].extend(items)
+            case "EMPTY_DICT" if dictionaries:
+                stack.append({})
+            case "DICT" if dictionaries:
+                stack.append(_pairs(_pop_to_mark(stack)))
+            case "SETITEM" | "SETITEMS" as name if dictionaries:
+                one = name == "SETITEM"
+                items = [stack.pop(), stack.pop()][::-1] if one else _pop_to_mark(stack)
+                if not isinstance(stack[-1], dict):
+                    raise _Forbidden("an item of what is no dictionary")
+                stack[-1].update(_pairs(items))
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "PUT" | "BINPUT" | "LONG_BINPUT":
@@ -172,6 +231,13 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
     while (item := stack.pop()) is not _MARK:
         items.append(item)
     return items[::-1]
+
+
+def _pairs(items: list[Any]) -> dict[str, Any]:
+    """A dictionary of keys and values in turn."""
+    if not all(isinstance(key, str) for key in items[::2]):
+        raise _Forbidden("a dictionary whose key is no text")
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def _shown(name: object) -> str:

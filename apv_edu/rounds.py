@@ -68,6 +68,8 @@ class Run:
     """Rounds done."""
     cpu_seconds: float = 0.0
     """Of this process, over all its resumptions."""
+    wall_seconds: float = 0.0
+    """By the clock, over all its resumptions."""
 
 
 def play_round(

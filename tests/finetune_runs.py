@@ -20,7 +20,7 @@ from apv_edu.video_model import ActionFreeVideoModel
 TASK, LIMIT = "tabletop:reach", 10
 SMOKE = finetune_config("smoke", TASK)
 SIZE = replace(SMOKE.agent.model, image_size=32)
-CLOCK = ("cpu_seconds", "command")
+CLOCK = ("cpu_seconds", "wall_seconds", "command")
 """What two equal runs may say differently of themselves."""
 
 

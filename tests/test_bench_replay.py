@@ -7,17 +7,17 @@ from apv_edu.data.replay import Batch, Episode, Replay
 from apv_edu.errors import InputError
 
 
-def test_rows_compare_three_ways_of_drawing_the_same_batch(monkeypatch):
+def test_rows_compare_ways_of_drawing_the_same_batch(monkeypatch):
     monkeypatch.setattr(bench, "BATCHES", ((2, 5), (3, 4)))
     rows = bench.bench_replay(frames=60, episode=20, image_size=8, rounds=2)
     assert [(row["batch"], row["from"]) for row in rows] == [
-        (batch, way) for batch in ("2x5", "3x4") for way in ("ring", "official", "lists")
+        (batch, way) for batch in ("2x5", "3x4") for way in ("ring", "official", "lists", "copy")
     ]
-    for ring, official, lists in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+    for ring, official, *others in zip(*(rows[way::4] for way in range(4)), strict=True):
         assert official["times_official"] == 1
-        for row in (ring, lists):
+        for row in (ring, *others):
             assert row["times_official"] == pytest.approx(official["cpu_s"] / row["cpu_s"])
-        for row in (ring, official, lists):
+        for row in (ring, official, *others):
             assert row["wall_s"] > 0
             assert row["gb_of_250k"] == pytest.approx(250_000 * (8 * 8 * 3 + 4 * 4 + 4) / 1e9)
 

@@ -50,7 +50,7 @@ def sample_lists(
 
 
 def bench_replay(
-    *, frames: int = 20_000, episode: int = 500, image_size: int = 64, rounds: int = 31
+    *, frames: int = 20_000, episode: int = 500, image_size: int = 64, rounds: int = 101
 ) -> list[dict]:
     """One row a batch and way of sampling: wall and CPU seconds, times the official, memory.
 
@@ -61,8 +61,9 @@ def bench_replay(
         rounds: batches that each way samples, by turns; the medians are reported.
 
     Returns:
-        Rows for ``ring`` (ours), ``official`` and ``lists`` (without the official one's needless
-        copies); ``gb_of_250k`` is the memory of a replay of 250 000 frames.
+        Rows for ``ring`` (ours), ``official``, ``lists`` (without the official one's needless
+        copies) and ``copy``, one plain copy of as many frames, below which nothing can get;
+        ``gb_of_250k`` is the memory of a replay of 250 000 frames.
 
     Raises:
         InputError: if the frames do not fit into memory.
@@ -74,11 +75,13 @@ def bench_replay(
     for batch, length in BATCHES:
         log.info(f"replay: {batch}x{length} frames")
         lists = partial(sample_lists, episodes, batch, length, rng)
+        images = np.ones((batch * length, image_size, image_size, 3), np.uint8)
         seconds = interleaved(
             {
                 "ring": partial(replay.sample, batch, length, rng),
                 "official": partial(lists, official=True),
                 "lists": partial(lists, official=False),
+                "copy": partial(np.copyto, np.ones_like(images), images),
             },
             rounds,
         )

@@ -31,6 +31,11 @@ def task_names(suite: str) -> list[str]:
     return [f"{suite}:{task}" for task in tasks]
 
 
+def tells_success(name: str) -> bool:
+    """Whether the world called ``name`` knows when its task is solved: not the Control Suite's."""
+    return not name.startswith("dmc:")
+
+
 def check_name(name: str) -> tuple[str, str]:
     """Split ``suite:task`` into its parts.
 

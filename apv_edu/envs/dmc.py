@@ -1,4 +1,4 @@
-"""Every task of the DeepMind Control Suite, seen through a camera."""
+"""Every task of the DeepMind Control Suite, and a three-legged body, seen through a camera."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from jaxtyping import Float32, UInt8
 
+from apv_edu.envs import tripod
 from apv_edu.envs.rendering import Quality, Renderer
 from apv_edu.errors import InputError
 
@@ -20,7 +21,7 @@ _NAMES = """acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-ba
     quadruped-walk quadruped-run quadruped-escape quadruped-fetch reacher-easy reacher-hard
     stacker-stack_2 stacker-stack_4 swimmer-swimmer6 swimmer-swimmer15 walker-stand walker-walk
     walker-run"""
-TASKS = tuple(_NAMES.split())
+TASKS = (*_NAMES.split(), *tripod.TASKS)
 INSTALL = (
     "pip install --no-deps dm_control==1.0.28 && "
     "pip install dm-env dm-tree lxml pyparsing scipy requests protobuf absl-py"
@@ -37,7 +38,7 @@ def _restore_in1d() -> None:
 
 
 class DMC(gymnasium.Env):
-    """One task of the suite, ``domain-task``: the observation is a frame.
+    """One task of the suite, ``domain-task``, or of the tripod: the observation is a frame.
 
     Actions are scaled from [-1, 1] to the actuators' ranges. An episode terminates only where the
     task itself says so (lqr); ``make_env`` sets the time limit. ``info["success"]`` is always
@@ -47,7 +48,7 @@ class DMC(gymnasium.Env):
         task: a name of ``TASKS``.
         image_size: height and width of a frame in pixels.
         camera: a camera's name or number; by default the official one, 2 for the quadruped, else 0
-            (apv_finetuning/common/envs.py, class DMC).
+            (apv_finetuning/common/envs.py, class DMC). The tripod is seen as the quadruped is.
         rendering: ``exact`` or ``fast`` (see ``Renderer``).
         seed: of the initial states, until ``reset`` is given another.
 
@@ -78,7 +79,10 @@ class DMC(gymnasium.Env):
         self.render_mode = "rgb_array"
         domain, name = task.split("-")
         settings = {"random": np.random.RandomState(_MODEL_SEED), "time_limit": np.inf}
-        self._world: Any = suite.load(domain, name, task_kwargs=settings)
+        if domain == "tripod":
+            self._world: Any = tripod.load(name, settings)
+        else:
+            self._world = suite.load(domain, name, task_kwargs=settings)
         physics = self._world.physics
         # quadruped-escape would otherwise make dm_control's own OpenGL context at each reset.
         physics._make_rendering_contexts = lambda: None
@@ -94,7 +98,7 @@ class DMC(gymnasium.Env):
         )
         self.action_space = gymnasium.spaces.Box(-1, 1, bounds.shape, np.float32)
         if camera is None:
-            camera = 2 if domain == "quadruped" else 0
+            camera = 2 if domain in ("quadruped", "tripod") else 0
         self._renderer = Renderer(physics.model.ptr, image_size, camera, rendering)
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)

@@ -10,7 +10,7 @@ from apv_edu.errors import InputError
 def test_task_names():
     for suite in SUITES:
         names = task_names(suite)
-        assert len(names) == len(set(names)) == {"metaworld": 50, "dmc": 51, "tabletop": 2}[suite]
+        assert len(names) == len(set(names)) == {"metaworld": 50, "dmc": 53, "tabletop": 2}[suite]
         assert all(name.startswith(f"{suite}:") for name in names)
     with pytest.raises(InputError, match=r"'atari'.*metaworld, dmc, tabletop"):
         task_names("atari")

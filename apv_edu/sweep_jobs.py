@@ -1,0 +1,315 @@
+"""The jobs of a sweep: record videos, pack them, pre-train, fine-tune; each in a folder of its own.
+
+A job is done when the file ``done.json`` in its folder says so, whoever ran it and wherever. Each
+goes on where a killed one stopped.
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from apv_edu.config import PretrainConfig
+from apv_edu.envs import tells_success
+from apv_edu.errors import InputError
+from apv_edu.files import write_atomically
+from apv_edu.grid import Cell, Grid
+
+DONE = "done.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One piece of work, which ends with its ``done.json``."""
+
+    folder: Path
+    settings: dict[str, Any]
+    """What decides its outcome, for ``done.json``."""
+    needs: tuple[Path, ...] = ()
+    """Folders of the jobs that have to be done before."""
+    updates: int = 0
+    """Gradient steps that it takes."""
+
+    def work(self, threads: int, command: str) -> dict[str, Any]:
+        """Do it, or what is left of it; what it returns goes into ``done.json``."""
+        raise NotImplementedError
+
+    def done(self) -> dict[str, Any] | None:
+        """What ``done.json`` says, or None if there is none.
+
+        Raises:
+            InputError: when it is damaged, or of a job with other settings.
+        """
+        path = self.folder / DONE
+        try:
+            story = json.loads(path.read_bytes())
+            before = story["settings"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}): delete it, and run again.") from error
+        differing = _differing(before, json.loads(json.dumps(self.settings)))
+        if differing:
+            raise InputError(
+                f"{self.folder} was made with other settings ({', '.join(differing)}): choose a "
+                "new folder for the sweep, or put the grid back as it was."
+            )
+        return story
+
+    def updates_done(self) -> int:
+        """Gradient steps that it has logged so far."""
+        with suppress(OSError, ValueError, IndexError):
+            if (self.folder / DONE).exists():
+                return self.updates
+            return self._updates_at(_last_step(self.folder / "metrics.csv"))
+        return 0
+
+    def _updates_at(self, step: int) -> int:
+        return step
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordJob(Job):
+    """Record a set of videos."""
+
+    def work(self, threads: int, command: str) -> dict[str, Any]:
+        """Record."""
+        from apv_edu.data.collect import collect
+
+        options = dict(self.settings)
+        names = options.pop("env")
+        done = collect(names, self.folder / "videos", workers=0, progress=False, **options)
+        return {"videos": done.present + done.made}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackJob(Job):
+    """Pack video sets into one dataset."""
+
+    sources: tuple[Path, ...]
+    """Folders of videos."""
+
+    def work(self, threads: int, command: str) -> dict[str, Any]:
+        """Pack."""
+        from apv_edu.data.video import pack_videos
+
+        options = {name: value for name, value in self.settings.items() if name != "videos"}
+        dataset = pack_videos(self.sources, self.folder / "dataset", progress=False, **options)
+        return {"videos": len(dataset.videos), "frames": len(dataset.frames)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob(Job):
+    """Pre-train one video model."""
+
+    config: PretrainConfig
+    seed: int
+
+    def work(self, threads: int, command: str) -> dict[str, Any]:
+        """Train."""
+        from apv_edu.data.video import VideoDataset
+        from apv_edu.logger import CSVLogger
+        from apv_edu.pretrain import CHECKPOINT, pretrain
+
+        pretrain(
+            VideoDataset.open(self.needs[0] / "dataset", verify=True),
+            self.config,
+            self.folder,
+            seed=self.seed,
+            progress=False,
+            logger=CSVLogger(self.folder / "metrics.csv"),
+            threads=threads,
+            command=command,
+        )
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob(Job):
+    """One run of the grid."""
+
+    cell: Cell
+
+    def work(self, threads: int, command: str) -> dict[str, Any]:
+        """Train; the rows of the sweep's table come out."""
+        from apv_edu.finetune import CHECKPOINT, REPLAY, finetune
+        from apv_edu.logger import CSVLogger
+        from apv_edu.pretrain import MODEL
+
+        finetune(
+            self.cell.task,
+            self.cell.config,
+            self.folder,
+            video_model=self.needs[0] / MODEL if self.needs else None,
+            seed=self.cell.seed,
+            progress=False,
+            logger=CSVLogger(self.folder / "metrics.csv"),
+            threads=threads,
+            command=command,
+        )
+        rows = cell_rows(self.folder, self.cell)
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / REPLAY, ignore_errors=True)
+        return {"rows": rows}
+
+    def _updates_at(self, step: int) -> int:
+        return self.cell.config.updates_due(step)
+
+
+def plan(grid: Grid, out: Path) -> list[Job]:
+    """All jobs of ``grid``, those that others need first.
+
+    Raises:
+        InputError: when a folder of videos is missing.
+    """
+    jobs: dict[Path, Job] = {}
+    for cell in grid.cells:
+        folder = out / "runs" / cell.task.replace(":", "_") / cell.method / str(cell.seed)
+        needs: tuple[Path, ...] = ()
+        settings = {"task": cell.task, "seed": cell.seed, **asdict(cell.config)}
+        if cell.pretrain is not None:
+            pretraining = grid.pretrainings[cell.pretrain]
+            model = cell.seed % pretraining.seeds if pretraining.seeds else cell.seed
+            settings["pretrain"] = f"{cell.pretrain}/{model}"
+            needs = (_pretrain(grid, cell.pretrain, model, out, jobs),)
+        updates = cell.config.updates_due(cell.config.steps)
+        jobs[folder] = FinetuneJob(
+            folder=folder, settings=settings, needs=needs, updates=updates, cell=cell
+        )
+    return list(jobs.values())
+
+
+def _pretrain(grid: Grid, name: str, seed: int, out: Path, jobs: dict[Path, Job]) -> Path:
+    """Add the jobs that make a video model; the folder that will hold it."""
+    folder, packed = out / "models" / name / str(seed), out / "datasets" / name
+    if folder in jobs:
+        return folder
+    pretraining = grid.pretrainings[name]
+    config, sources, needs = pretraining.config, [], []
+    for source in pretraining.videos:
+        if source not in grid.videos:
+            if not Path(source).exists():
+                raise InputError(
+                    f"pretrain.{name}: there is no [videos.{source}] and no folder {source}: "
+                    "declare the videos, or mend the name."
+                )
+            sources.append(Path(source).resolve())
+            continue
+        recorded = out / "videos" / source
+        options = {"image_size": config.model.image_size, **grid.videos[source]}
+        jobs.setdefault(recorded, RecordJob(folder=recorded, settings=options))
+        sources.append(recorded / "videos")
+        needs.append(recorded)
+    packing = {
+        "videos": list(pretraining.videos),
+        "image_size": config.model.image_size,
+        "stride": pretraining.stride,
+        "min_length": max(config.sequence_length, config.context + config.horizon),
+    }
+    pack = PackJob(folder=packed, settings=packing, needs=tuple(needs), sources=tuple(sources))
+    jobs.setdefault(packed, pack)
+    jobs[folder] = PretrainJob(
+        folder=folder,
+        settings={"seed": seed, "videos": list(pretraining.videos), **asdict(config)},
+        needs=(packed,),
+        updates=config.steps,
+        config=config,
+        seed=seed,
+    )
+    return folder
+
+
+def do(job: Job, threads: int, command: str, revision: str) -> None:
+    """Do ``job`` and say so in its ``done.json``; nothing, where that is there already.
+
+    Raises:
+        Busy: if another process is at it.
+        InputError: whatever the job refuses.
+    """
+    from apv_edu.checkpoint import provenance
+
+    if job.done() is not None:
+        return
+    wall, cpu = time.perf_counter(), time.process_time()
+    story = job.work(threads, command)
+    story |= {
+        "settings": job.settings,
+        "revision": revision,
+        "versions": provenance("", seed=0, steps=0)["versions"],
+        "wall_seconds": round(time.perf_counter() - wall, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+    write_atomically(job.folder / DONE, (json.dumps(story, indent=1) + "\n").encode())
+
+
+def cell_rows(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+    """One row an evaluation of a finished run, the random policy's first.
+
+    Raises:
+        InputError: when its ``metrics.csv`` is damaged.
+    """
+    from apv_edu.logger import read_csv
+
+    found: dict[tuple[int, str], dict[str, float]] = {}
+    times: dict[int, dict[str, float]] = {}
+    for step, name, value in read_csv(folder / "metrics.csv"):
+        kind, _, rest = name.partition("/")
+        if kind in ("random", "eval"):
+            found.setdefault((step, kind), {})[rest] = value
+        elif kind == "time":
+            times.setdefault(step, {})[rest] = value
+    return [
+        {
+            "task": cell.task,
+            "method": "random" if kind == "random" else cell.method,
+            "seed": cell.seed,
+            "env_step": step * cell.config.world.action_repeat,
+            "success": _short(values["success"]) if tells_success(cell.task) else None,
+            "return": _short(values["return"]),
+            "wall_seconds": round(times.get(step, {}).get("wall_seconds", 0.0), 1),
+            "cpu_seconds": round(times.get(step, {}).get("cpu_seconds", 0.0), 1),
+        }
+        for (step, kind), values in found.items()
+    ]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def git_revision() -> str:
+    """The commit of the package's own checkout, with a + where files differ; empty without git."""
+    where = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"],
+            cwd=where, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differing(old, new, f"{place}{key}.")
+        elif old != new:
+            found.append(f"{place}{key}")
+    return found
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last whole row of a ``metrics.csv``."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2000))
+        lines = file.read().split(b"\n")
+    return int(lines[-2].split(b",")[0])
