@@ -90,6 +90,7 @@ class Evaluate:
 
         from apv_edu.agent_files import load_agent, world_config
         from apv_edu.assets import find_file
+        from apv_edu.envs import tells_success
         from apv_edu.envs.vector import EnvironmentCrash
         from apv_edu.evaluate import dream, evaluate, write_episodes
         from apv_edu.evaluate import world as one_world
@@ -111,11 +112,10 @@ class Evaluate:
             world.close()
         totals = np.array([episode.total for episode in played])
         solved = sum(episode.success for episode in played)
-        for name, interval in (
-            ("return", bootstrap_interval(totals, seed=self.seed)),
-            ("success", wilson_interval(solved, len(played))),
-        ):
-            mean, low, high = interval
+        told = {"return": bootstrap_interval(totals, seed=self.seed)}
+        if tells_success(task):
+            told["success"] = wilson_interval(solved, len(played))
+        for name, (mean, low, high) in told.items():
             print(f"{name:8} {mean:.3g}  (95% interval {low:.3g} to {high:.3g})")
         if self.out is not None:
             write_episodes(self.out, played)

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from apv_edu.config import check_counts, check_range
 from apv_edu.errors import Busy, InputError
 from apv_edu.files import locked, write_atomically
 from apv_edu.grid import Grid
-from apv_edu.sweep_jobs import FinetuneJob, Job, do, git_revision, plan
+from apv_edu.sweep_jobs import FinetuneJob, Job, PretrainJob, do, git_revision, plan
 
-TABLE = "results.csv"
+TABLE, MODELS = "results.csv", "models.csv"
 COLUMNS = (
     "task",
     "method",
@@ -124,6 +124,8 @@ def sweep(
 ) -> Swept:
     """Do what is left of ``grid`` and write one row for each evaluation to ``out/results.csv``.
 
+    ``out/models.csv`` has a row for each video model.
+
     Args:
         grid: the runs, and the videos and models that they need.
         out: folder of the sweep, which every worker has to see under the same path.
@@ -142,12 +144,15 @@ def sweep(
     out = Path(out).resolve()
     cluster = Cluster(address, workers, threads, gpus)
     jobs = plan(part or grid, out)
-    cells = [job for job in plan(grid, out) if isinstance(job, FinetuneJob)]
+    everything = plan(grid, out)
+    cells = [job for job in everything if isinstance(job, FinetuneJob)]
+    models = [job for job in everything if isinstance(job, PretrainJob)]
     bar = tqdm(total=sum(job.updates for job in jobs), unit="update", disable=not progress)
     before = sum(job.updates_done() for job in jobs)
 
     def watch(waiting: int, failed: int) -> None:
         write_table(out / TABLE, cells)
+        write_models(out / MODELS, models)
         bar.n = bar.initial = before
         bar.update(max(0, sum(job.updates_done() for job in jobs) - before))
         bar.set_postfix(left=waiting, failed=failed)
@@ -251,8 +256,22 @@ def write_table(path: Path, cells: Sequence[FinetuneJob]) -> None:
             order = methods.get(row["method"], -1)
             row = {**row, "revision": story["revision"], "versions": versions}
             rows.setdefault((row["task"], order, row["seed"], row["env_step"]), row)
+    _write(path, COLUMNS, [rows[key] for key in sorted(rows)])
+
+
+def write_models(path: Path, models: Sequence[PretrainJob]) -> None:
+    """Write what each video model that is done took: its updates, and seconds by the clock.
+
+    Raises:
+        InputError: when a ``done.json`` or a log is damaged or of other settings, or the disk full.
+    """
+    columns = ("model", "seed", "updates", "clock_seconds")
+    _write(path, columns, [model.row() for model in models if model.done() is not None])
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([rows[key][name] for name in COLUMNS] for key in sorted(rows))
+    writer.writerow(columns)
+    writer.writerows([row[name] for name in columns] for row in rows)
     write_atomically(path, text.getvalue().encode())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from apv_edu.files import write_atomically
 from apv_edu.grid import Cell, Grid
 
 DONE = "done.json"
+PACE = "time/seconds_per_step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,15 @@ class PretrainJob(Job):
         )
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return {}
+
+    def row(self) -> dict[str, Any]:
+        """What the model took, by its log, over all the times that it was taken up again."""
+        from apv_edu.logger import read_csv
+
+        paces = {step: v for step, n, v in read_csv(self.folder / "metrics.csv") if n == PACE}
+        seconds = sum((step - last) * paces[step] for last, step in pairwise([0, *paces]))
+        story = {"model": self.needs[0].name, "seed": self.seed, "updates": self.updates}
+        return story | {"clock_seconds": round(seconds)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from apv_edu.errors import InputError
 from apv_edu.grid import Cell, read_grid
 
+RESULTS = Path(__file__).parents[1] / "assets" / "results"
 GRID = """
 tasks = ["tabletop:reach", "tabletop:push"]
 seeds = 2
@@ -120,3 +123,16 @@ def test_a_grid_without_runs_is_refused(tmp_path):
         read_grid(write(tmp_path, "seeds = 2\n"))
     with pytest.raises(InputError, match="cannot be read"):
         read_grid(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.glob("*.toml")))
+def test_the_shipped_grids_are_whole(name):
+    grid = read_grid(RESULTS / name)
+    tasks, methods = ({getattr(c, key) for c in grid.cells} for key in ("task", "method"))
+    assert {"DreamerV2", "APV"} <= {method.split(" ")[0] for method in methods}
+    seeds = {m: {c.seed for c in grid.cells if c.method == m} for m in methods}
+    assert len(grid.cells) == len(tasks) * sum(map(len, seeds.values()))
+    assert all(seeds[method] <= seeds["DreamerV2"] for method in methods)
+    assert {source for p in grid.pretrainings.values() for source in p.videos} <= {
+        *grid.videos, "/data/rlbench"
+    }  # fmt: skip

@@ -72,6 +72,18 @@ def test_each_run_of_a_pretrained_method_starts_from_a_model_of_its_own(swept):
     assert weights[0] != weights[1]
 
 
+def test_a_second_table_has_the_video_models(swept):
+    out, grid = swept
+    table = rows(out / "models.csv")
+    name = next(cell.pretrain for cell in grid.cells if cell.pretrain)
+    assert [(row["model"], row["seed"], row["updates"]) for row in table] == [
+        (name, "10", "8"), (name, "11", "8")
+    ]  # fmt: skip
+    log = out / "models" / name / "10" / "metrics.csv"
+    paces = [float(row["value"]) for row in rows(log) if row["name"] == "time/seconds_per_step"]
+    assert float(table[0]["clock_seconds"]) == round(2 * sum(paces))  # logged at every second step
+
+
 def test_what_is_done_is_not_done_again(swept):
     out, grid = swept
     before = written(out)

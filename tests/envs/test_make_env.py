@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from worlds import make_env
 
-from apv_edu.envs import SUITES, ActionRepeat, task_names
+from apv_edu.envs import SUITES, ActionRepeat, task_names, tells_success
 from apv_edu.errors import InputError
 
 
@@ -143,3 +143,8 @@ def test_spaces_and_frames(name):
     assert isinstance(reward, float) and isinstance(info["success"], bool)
     np.testing.assert_array_equal(observation["image"], env.render())
     env.close()
+
+
+def test_which_worlds_can_tell_success():
+    told = {suite: {tells_success(name) for name in task_names(suite)} for suite in SUITES}
+    assert told == {"metaworld": {True}, "tabletop": {True}, "dmc": {False}}
