@@ -191,25 +191,25 @@ def _map(
     """Let Ray do the jobs while ``watch`` looks on: the errors, by folder."""
     ray = _ray()
     revision, failed = git_revision(), {}
+    waiting, running = list(left), {}
     try:
         cluster.connect(ray)
         remote = ray.remote(num_cpus=cluster.threads, num_gpus=cluster.gpus, max_retries=RETRIES)(
             _work
         )
-        refs: dict[Path, Any] = {}
-        for job in left:
-            needs = [refs[need] for need in job.needs if need in refs]
-            refs[job.folder] = remote.remote(job, cluster.threads, command, revision, *needs)
-        folders = {ref: folder for folder, ref in refs.items()}
-        pending = list(folders)
-        while pending:
-            ready, pending = ray.wait(pending, timeout=POLL)
-            for ref in ready:
+        # Not all at once: Ray would do first what needs nothing, and all seeds of it.
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / cluster.threads))
+        while waiting or running:
+            for job in _startable(waiting, list(running.values()), failed)[: most - len(running)]:
+                waiting.remove(job)
+                running[remote.remote(job, cluster.threads, command, revision)] = job
+            for ref in ray.wait(list(running), timeout=POLL)[0] if running else ():
+                job = running.pop(ref)
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayTaskError as error:
-                    failed[str(folders[ref])] = str(error.cause)
-            watch(len(pending), len(failed))
+                    failed[str(job.folder)] = str(error.cause)
+            watch(len(waiting) + len(running), len(failed))
     except ray.exceptions.RayError as error:
         raise RayDied(f"Ray has died ({type(error).__name__})") from error
     finally:
@@ -217,7 +217,17 @@ def _map(
     return failed
 
 
-def _work(job: Job, threads: int, command: str, revision: str, *needs: None) -> None:
+def _startable(waiting: list[Job], running: Sequence[Job], failed: dict[str, str]) -> list[Job]:
+    """The waiting jobs whose needs are done; those whose needs failed fail with them."""
+    for job in list(waiting):
+        if causes := [failed[str(need)] for need in job.needs if str(need) in failed]:
+            waiting.remove(job)
+            failed[str(job.folder)] = causes[0]
+    undone = {job.folder for job in (*waiting, *running)}
+    return [job for job in waiting if not undone.intersection(job.needs)]
+
+
+def _work(job: Job, threads: int, command: str, revision: str) -> None:
     """``do``, in a worker; a folder that a killed one still holds is waited for."""
     until = time.monotonic() + PATIENCE
     while True:

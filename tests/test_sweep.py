@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from apv_edu import sweep as sweeper
 from apv_edu import sweep_jobs
 from apv_edu.errors import Busy, InputError
 from apv_edu.files import locked
@@ -154,6 +155,26 @@ def test_progress_is_counted_in_updates(swept, tmp_path):
     job.folder.mkdir(parents=True)
     (job.folder / "metrics.csv").write_text("step,name,value\n60,eval/return,1.0\n70,half")
     assert job.updates_done() == job.cell.config.updates_due(60) > 0
+
+
+def test_jobs_start_in_order_once_their_needs_are_done(tmp_path):
+    grid = read_grid(GRID, smoke=True).chosen(methods=["DreamerV2", "APV"], seeds=[10, 11])
+    waiting, failed = plan(grid, tmp_path), {}
+    everything = list(waiting)
+
+    def names(jobs) -> list[str]:
+        return [job.folder.relative_to(tmp_path).as_posix() for job in jobs]
+
+    run, record = sweeper._startable(waiting, [], failed)[:2]
+    assert names([run, record]) == ["runs/tabletop_reach/DreamerV2/10", "videos/push_paper"]
+    waiting.remove(record)
+    assert "datasets/other_task" not in names(sweeper._startable(waiting, [record], failed))
+    assert "datasets/other_task" in names(sweeper._startable(waiting, [], failed))
+    failed[str(record.folder)] = "the disk is full"
+    left = sweeper._startable(waiting, [], failed)
+    assert {cell.cell.method for cell in left if isinstance(cell, FinetuneJob)} == {"DreamerV2"}
+    assert set(failed.values()) == {"the disk is full"}
+    assert len(failed) + len(left) == len(everything)
 
 
 def test_without_ray_the_remedy_is_told(swept, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def without_leg(model: bytes, leg: str = LEG) -> bytes:
     """The quadruped's MJCF without one leg: its bodies, tendons, actuators and sensors.
 
     Args:
-        model: XML of ``dm_control.suite.quadruped.make_model``.
+        model: XML, as the suite's ``quadruped.make_model`` makes it.
         leg: what the names of all its parts hold, such as ``front_left``.
     """
     from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
