@@ -11,7 +11,9 @@ What is under ``--out`` afterwards:
 """
 
 import argparse
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import resource
@@ -30,6 +32,10 @@ from apv_edu.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ("smoke", "laptop", "colab", "paper")
+ACCOUNT = Path(__file__).with_name("reproducibility.py")
+"""Makes the page of the same name, in a book that has it."""
+TOOLS = "apv_edu torch numpy matplotlib gymnasium mujoco dm_control metaworld"
+"""Packages that compute or draw what a notebook shows."""
 
 
 class BuildError(RuntimeError):
@@ -49,14 +55,20 @@ class Run:
     cpu_seconds: float
     """Processor time, which busy neighbours do not lengthen."""
     cores: int
-    python: str
+    command: str
+    """What makes the same figures by hand, in the folder of the book."""
+    versions: dict[str, str]
+
+
+def pages(root: Path) -> list[str]:
+    """The pages of the table of contents, in order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    return [page["file"] for part in toc["parts"] for page in part["chapters"]]
 
 
 def chapters(root: Path) -> list[Path]:
     """The notebooks of the table of contents, in order."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-    pages = [page["file"] for part in toc["parts"] for page in part["chapters"]]
-    found = [root / f"{page}.ipynb" for page in pages if page.startswith("notebooks/")]
+    found = [root / f"{page}.ipynb" for page in pages(root) if page.startswith("notebooks/")]
     for path in found:
         if not path.is_file():
             raise BuildError(f"_toc.yml names {path}, which does not exist: add it or its line.")
@@ -102,9 +114,9 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
         copy = Path(folder, notebook.name)
         start, cpu = time.perf_counter(), _cpu_seconds()
         command = [sys.executable, "-m", "papermill", str(notebook), str(copy), "--cwd", str(work)]
-        command += ["-k", "python3", "-p", "PRESET", preset, "-p", "SEED", str(seed)]
+        options = ["-k", "python3", "-p", "PRESET", preset, "-p", "SEED", str(seed)]
         result = subprocess.run(
-            [*command, "--no-progress-bar", "--log-level", "ERROR"],
+            [*command, *options, "--no-progress-bar", "--log-level", "ERROR"],
             env={**os.environ, "APV_STATIC": "1", "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
@@ -122,7 +134,8 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
             seconds=round(seconds, 1),
             cpu_seconds=round(_cpu_seconds() - cpu, 1),
             cores=_cores(),
-            python=sys.version.split()[0],
+            command=_by_hand(notebook, options),
+            versions=_versions(),
         )
         for old in cache.glob(f"{notebook.stem}.{preset}.{seed}.*"):
             old.unlink(missing_ok=True)
@@ -135,10 +148,15 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
 def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
     """Copy the pages and the executed notebooks to ``source`` and write the run times there."""
     shutil.rmtree(source, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "build.py", "*.sh", ".ipynb_checkpoints")
+    scripts = [path.name for path in (root / "book").glob("*.py")]
+    ignored = shutil.ignore_patterns("__pycache__", *scripts, "*.sh", ".ipynb_checkpoints")
     shutil.copytree(root / "book", source / "book", ignore=ignored)
     shutil.copy(root / "_config.yml", source)
     shutil.copy(root / "_toc.yml", source)
+    for grid in root.glob("assets/results/*.toml"):  # pages quote them
+        copy = source / grid.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(grid, copy)
     (source / "notebooks").mkdir()
     runs = [Run(**json.loads(path.with_suffix(".json").read_text("utf-8"))) for path in executed]
     for run, path in zip(runs, executed, strict=True):
@@ -149,6 +167,19 @@ def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
         nbformat.write(page, source / "notebooks" / f"{run.name}.ipynb")
     _write(source / "book" / "run_times.md", _table(runs))
     return runs
+
+
+def account(root: Path, *arguments: str) -> None:
+    """Run the script that tells how figures and shipped files were made, if the book has its page.
+
+    Raises:
+        BuildError: with the script's own sentence, for a figure or a file without a command.
+    """
+    if "book/reproducibility" in pages(root):
+        command = [sys.executable, str(ACCOUNT), "--root", str(root), *arguments]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise BuildError(f"The page on reproducibility: {result.stderr.strip()}")
 
 
 def render(source: Path, html: Path) -> None:
@@ -190,6 +221,7 @@ def build(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    account(root, "--check")
     print(f"Notebooks, preset {preset}:", flush=True)
     executed = [
         execute(path, preset=preset, seed=seed, cache=cache or out / "cache", root=root)
@@ -197,6 +229,7 @@ def build(
     ]
     runs = stage(root, out / "source", executed)
     _write(out / "run_times.json", json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+    account(root, "--out", str(out))
     print("Pages: rendering ...", end=" ", flush=True)
     begin = time.perf_counter()
     render(out / "source", out / "html")
@@ -216,6 +249,22 @@ def _tidy(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return page
 
 
+def _by_hand(notebook: Path, options: list[str]) -> str:
+    """The command line that executes a notebook as this script does: in an empty folder."""
+    names = f"{notebook.parent.name}/{notebook.name} /tmp/{notebook.name}"
+    words = f'APV_STATIC=1 .venv/bin/papermill {names} --cwd "$(mktemp -d)"'
+    return " ".join([words, *options])
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of what draws and computes, as far as it is installed."""
+    found = {"python": sys.version.split()[0]}
+    for tool in TOOLS.split():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[tool] = importlib.metadata.version(tool)
+    return found
+
+
 def _title(page: nbformat.NotebookNode, otherwise: str) -> str:
     lines = (line for cell in page.cells for line in cell.source.splitlines())
     return next((line[2:].strip() for line in lines if line.startswith("# ")), otherwise)
@@ -228,7 +277,9 @@ def _table(runs: list[Run]) -> str:
         link = f"[{run.title}](../notebooks/{run.name}.ipynb)"
         lines.append(f"| {link} | `{run.preset}` | {_duration(run.seconds)} |")
     machine = (
-        f"{_plural(runs[0].cores, 'core')}, Python {runs[0].python}" if runs else "no chapters"
+        f"{_plural(runs[0].cores, 'core')}, Python {runs[0].versions['python']}"
+        if runs
+        else "no chapters"
     )
     return "\n".join(
         [*lines, "", f"Measured when this copy of the book was built ({machine}).", ""]

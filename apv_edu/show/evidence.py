@@ -1,7 +1,7 @@
 """Figures of a report: learning curves, ends with intervals, profiles, and who beats whom."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +21,14 @@ Looks = dict[str, dict[str, Any]]
 """Colour and line of each method."""
 SMALL = 11
 """Size of the names beside the curves."""
+QUANTITIES = {"difference_auc": "the area's", "difference_end": "the end's"}
+VERDICTS = {
+    "shows": "model",
+    "shows the opposite": "baseline",
+    "absent": "truth",
+    "undecided": "muted",
+}
+"""The colour of each word of ``apv_edu.statistics.verdict``."""
 
 
 def curves(rows: Sequence[Row]) -> Figure:
@@ -54,7 +62,7 @@ def curves(rows: Sequence[Row]) -> Figure:
 
     wanted = ("iqm_curve", "iqm_end")
     _some(rows, "iqm_curve")
-    return _panels(rows, wanted, draw, lambda methods: max(3.2, 0.26 * methods + 0.9))
+    return _panels(rows, wanted, draw, _room)
 
 
 def end(rows: Sequence[Row]) -> Figure:
@@ -104,7 +112,45 @@ def profile(rows: Sequence[Row]) -> Figure:
             handlelength=1.8,
         )  # fmt: skip
 
-    return _panels(rows, ("profile",), draw, lambda methods: max(3.2, 0.26 * methods + 0.9))
+    return _panels(rows, ("profile",), draw, _room)
+
+
+def differences(
+    rows: Sequence[Row],
+    quantity: Literal["difference_auc", "difference_end"] = "difference_auc",
+    margins: Mapping[str, float] | None = None,
+) -> Figure:
+    """Differences with intervals, a line for each comparison, and the word that each ends with.
+
+    ``margins`` has for a suite how much is as good as none, drawn as a band around 0. A comparison
+    without an interval is a hollow point.
+
+    Raises:
+        InputError: when no row is of such a difference.
+    """
+
+    def draw(axis: Axes, chosen: list[Row], looks: Looks) -> None:
+        margin = (margins or {}).get(chosen[0].suite, 0.0)
+        axis.axvspan(-margin, margin, color=COLOURS["muted"], alpha=0.18, lw=0)
+        axis.axvline(0, color=COLOURS["muted"], linewidth=1.2)
+        for place, row in enumerate(chosen):
+            colour = COLOURS[VERDICTS.get(row.verdict, "muted")]
+            if row.low is not None and row.high is not None:
+                _bar(axis, row.low, row.high, place, colour)
+            face = "none" if row.low is None else colour
+            axis.plot(row.value, place, "o", color=colour, markerfacecolor=face, markersize=6)
+            axis.annotate(
+                row.verdict or "too few runs", (1.02, place), color=colour, va="center",
+                xycoords=axis.get_yaxis_transform(), fontsize=SMALL,
+            )  # fmt: skip
+        names = [f"{row.method}\n− {row.baseline}" for row in chosen]
+        axis.set_yticks(range(len(chosen)), names, fontsize=SMALL)
+        axis.set_ylim(len(chosen) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+        axis.locator_params(axis="x", nbins=5)
+        axis.set_xlabel(f"{QUANTITIES[quantity]} difference in {chosen[0].measure} (IQM)")
+
+    return _panels(rows, (quantity,), draw, lambda rows: 0.5 * len(rows) + 1.1)
 
 
 def _intervals(
@@ -118,14 +164,7 @@ def _intervals(
         for place, row in enumerate(chosen):
             colour = looks[row.method]["color"]
             low, high = _ends([row])
-            axis.plot(
-                [low[0], high[0]],
-                [place, place],
-                color=colour,
-                lw=4,
-                alpha=0.45,
-                solid_capstyle="butt",
-            )
+            _bar(axis, low[0], high[0], place, colour)
             axis.plot(row.value, place, "o", color=colour, markersize=6)
             axis.annotate(
                 f"{float(f'{row.value:.3g}'):g}", (1.02, place), color=colour, va="center",
@@ -139,21 +178,30 @@ def _intervals(
         share = middle is not None or chosen[0].measure == "success"
         axis.set_xlim(min(0, left), 1.02 if share else right)
 
-    return _panels(rows, (quantity,), draw, lambda methods: 0.34 * methods + 1.1)
+    return _panels(rows, (quantity,), draw, lambda rows: 0.34 * len(rows) + 1.1)
+
+
+def _bar(axis: Axes, low: float, high: float, place: float, colour: str) -> None:
+    axis.plot([low, high], [place, place], color=colour, lw=4, alpha=0.45, solid_capstyle="butt")
+
+
+def _room(rows: Sequence[Row]) -> float:
+    """Inches that curves need, so that the names fit beside them."""
+    return max(3.2, 0.26 * len(_methods(rows)) + 0.9)
 
 
 def _panels(
     rows: Sequence[Row],
     quantities: tuple[str, ...],
     draw: Callable[[Axes, list[Row], Looks], None],
-    height: Callable[[int], float],
+    height: Callable[[list[Row]], float],
 ) -> Figure:
-    """A figure with a panel for each suite below the other, each as high as its methods need."""
+    """A figure with a panel for each suite below the other, each as high as its rows need."""
     chosen = _some(rows, *quantities)
     suites = list(dict.fromkeys(row.suite for row in chosen))
     looks = _looks(rows)
     groups = [[row for row in chosen if row.suite == suite] for suite in suites]
-    heights = [height(len(_methods(group))) for group in groups]
+    heights = [height(group) for group in groups]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             len(suites), figsize=(WIDTH, sum(heights)), height_ratios=heights, squeeze=False

@@ -148,3 +148,56 @@ def test_labels_move_no_more_than_they_must():
         assert sum(moved) == pytest.approx(sum(places))  # of those that no end hinders
     crowd = evidence.spread([0.5] * 20, 0.1)  # more than there is room for
     assert np.diff(crowd) == pytest.approx(0.1)
+
+
+def difference(method: str, value: float, word: str, baseline: str = "apv") -> Row:
+    ends = (value - 1, value + 1) if word else (None, None)
+    where = ("tabletop", method, "", "difference_auc", None)
+    return Row(*where, value, *ends, 5, word, "return", baseline)
+
+
+DIFFERENCES = [
+    difference("naive", -4, "shows the opposite"),
+    difference("a method with a rather long name", 3, "shows"),
+    difference("no bonus", 0.5, "absent"),
+    difference("concat", 2.4, "undecided"),
+    difference("other look", 1.5, ""),
+    difference("naive", -1, "undecided", baseline="dreamer"),
+]
+
+
+def test_differences_say_what_is_compared_and_how_it_ends():
+    figure = evidence.differences(DIFFERENCES, margins={"tabletop": 2.5})
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    names = [f"{row.method}\n− {row.baseline}" for row in DIFFERENCES]
+    assert [label.get_text() for label in axis.get_yticklabels()] == names
+    words = [text.get_text() for text in axis.texts]
+    assert words == [row.verdict or "too few runs" for row in DIFFERENCES]
+    assert axis.get_xlabel() == "the area's difference in return (IQM)"
+    (band,) = axis.patches
+    ends = axis.transData.transform([(-2.5, 0), (2.5, 0)])[:, 0]
+    assert band.get_window_extent().intervalx == pytest.approx(ends)
+    for box in (text.get_window_extent() for text in [*axis.texts, *axis.get_yticklabels()]):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
+def test_differences_show_the_rows():
+    axis = evidence.differences(DIFFERENCES).axes[0]
+    points = [line for line in axis.lines if line.get_marker() == "o"]
+    bars = [line for line in axis.lines if line.get_linewidth() == 4]
+    assert [np.asarray(line.get_xdata())[0] for line in points] == [
+        row.value for row in DIFFERENCES
+    ]
+    known = [[row.low, row.high] for row in DIFFERENCES if row.verdict]
+    assert [np.asarray(line.get_xdata()).tolist() for line in bars] == known
+    assert [line.get_markerfacecolor() == "none" for line in points] == [
+        not row.verdict for row in DIFFERENCES
+    ]
+    colours = {row.verdict: line.get_color() for row, line in zip(DIFFERENCES, points, strict=True)}
+    assert len({colours[word] for word in evidence.VERDICTS}) == 4
+
+
+def test_no_differences():
+    with pytest.raises(InputError, match="pass the rows of a whole report"):
+        evidence.differences(ROWS, "difference_end")
