@@ -95,6 +95,7 @@ class DecoupledAdam:
         torch._foreach_mul_(self.v, BETA2)
         torch._foreach_addcmul_(self.v, clipped, clipped, 1 - BETA2)
         rate = lr * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
+        rate = rate.to(self.v[0].dtype)  # of another type it would take a kernel a parameter
         denominator = torch._foreach_sqrt(self.v)
         torch._foreach_add_(denominator, self.config.eps)
         torch._foreach_div_(denominator, rate)  # infinite, and the step zero, where the rate is 0

@@ -68,6 +68,7 @@ def _rows(
     size: str, kind: str, batch: int, length: int, device: torch.device, rounds: int, peak: float
 ) -> list[dict]:
     log.info(f"gpu: {kind}, {size} model, {batch}x{length} frames")
+    torch.compiler.reset()  # after a few models torch would give up and run them uncompiled
     make = _pretraining if kind == "pre-training" else _finetuning
     updates, work = make(size, batch, length, device)
     for _ in range(WARMUP):  # the next call records the graph
@@ -82,6 +83,8 @@ def _rows(
             "update": kind,
             "batch": f"{batch}x{length}",
             "way": way,
+            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+            "torch": torch.__version__,
             "wall_ms": 1e3 * wall,
             "tflops": work / wall / 1e12,
             "times_naive": seconds["naive eager"] / wall,

@@ -62,8 +62,9 @@ class PlainTruncatedNormal(Distribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         """A sample whose gradient runs through the quantile function."""
-        share = torch.rand((*sample_shape, *self.loc.shape), dtype=self.loc.dtype)
-        return self.loc + self.scale * self.normal.icdf(self.below + share * self.mass)
+        loc, shape = self.loc, (*sample_shape, *self.loc.shape)
+        share = torch.rand(shape, dtype=loc.dtype, device=loc.device)
+        return loc + self.scale * self.normal.icdf(self.below + share * self.mass)
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats, of each variable."""
