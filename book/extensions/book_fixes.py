@@ -1,5 +1,7 @@
 """Small corrections to what Sphinx's extensions do with our pages."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -37,9 +39,34 @@ def let_notebooks_link_to_terms(app: Any, doctree: nodes.document) -> None:
                 slugs[name] = (term.line, name, term.astext())
 
 
+FOR_SCREEN_READERS = (
+    # A name that contradicts the words in the button ...
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    (r'(<button class="btn search-button-field[^>]*) aria-label="Search"', r"\1"),
+    (r'(<i class="theme-switch [^>]*) title="[^"]*"', r"\1"),
+    # ... a picture described as "-" ...
+    (r'(<img [^>]*class="toggler"[^>]*) alt="-"', r'\1 alt="Show or hide the modules below"'),
+    # ... and a list whose children are no list items.
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    (r' role="doc-biblioentry"', ""),
+)
+"""What the theme and docutils write, as a pattern, and what they should have written."""
+
+
+def mend_pages(app: Any, exception: Exception | None) -> None:
+    """Correct what the theme and Sphinx tell screen readers, in every page that was written."""
+    if exception is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text("utf-8")
+            for wrong, right in FOR_SCREEN_READERS:
+                text = re.sub(wrong, right, text)
+            page.write_text(text, "utf-8")
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx. Priorities: before napoleon's 500, after the theme."""
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("doctree-read", let_notebooks_link_to_terms)
+    app.connect("build-finished", mend_pages)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,33 +1,16 @@
 """The book, built once, and a browser to read it with."""
 
+import importlib
 import importlib.util
-import os
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-REMEDY = (
-    "No Chromium found: install it with `apt-get install -y --no-install-recommends chromium` or "
-    "`python -m playwright install chromium`, or name a browser in APV_CHROMIUM."
-)
-
 
 @pytest.fixture(scope="session")
 def build() -> ModuleType:
@@ -47,21 +30,22 @@ def book(tmp_path_factory: pytest.TempPathFactory, build: ModuleType) -> Path:
     return index.parent
 
 
-def executable(playwright: Playwright) -> str:
-    """A Chromium: named by APV_CHROMIUM, fetched by Playwright, or of the system."""
-    named = os.environ.get("APV_CHROMIUM")
-    own = playwright.chromium.executable_path
-    system = [shutil.which(name) for name in ("chromium", "google-chrome", "chromium-browser")]
-    for path in [named] if named else [own, *system]:
-        if path and Path(path).is_file():
-            return path
-    pytest.fail(REMEDY)
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a script of the folder ``book`` by its name."""
+    sys.path.insert(0, str(ROOT / "book"))
+    yield importlib.import_module
+    sys.path.remove(str(ROOT / "book"))
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser(scripts: Callable[[str], ModuleType]) -> Iterator[Browser]:
     """A headless Chromium with a fresh profile."""
+    finder = scripts("browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(playwright), args=FLAGS)
+        path = finder.executable(playwright)
+        if path is None:
+            pytest.fail(finder.REMEDY)
+        browser = playwright.chromium.launch(executable_path=path, args=finder.FLAGS)
         yield browser
         browser.close()

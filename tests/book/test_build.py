@@ -164,10 +164,12 @@ def test_links_inside_the_book_lead_somewhere(book):
         for page in book.rglob("*.html")
     }
     for page in identifiers:
-        for link in re.findall(r'<a [^>]*href="([^"]+)"', page.read_text("utf-8")):
+        text = page.read_text("utf-8")
+        for link in re.findall(r'<[^>]*? (?:href|src)="([^"]+)"', text):
             if re.match(r"[a-z]+:", link) or link in ("#", ""):
                 continue
             path, _, anchor = link.partition("#")
+            path = path.partition("?")[0]  # of style sheets: their checksum
             target = (page.parent / path).resolve() if path else page
             assert target.exists(), f"{page} links to {link}"
             if anchor and target.suffix == ".html":

@@ -1,6 +1,9 @@
-"""The rendered book in a browser, opened as files: nothing missing, fetched or cut off."""
+"""The rendered book in a browser, as files and from a server: nothing missing or cut off."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -9,11 +12,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "_toc.yml").read_text("utf-8"))
 CHAPTERS = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
-PAGES = [TOC["root"], *CHAPTERS, "search", "genindex"]
+PAGES = [TOC["root"], *CHAPTERS, "search", "genindex", "py-modindex", "_modules/apv_edu/bonus"]
+"""All pages, and one of those that show source."""
 
-DESCRIBED = """() => [...document.querySelectorAll('img')]
-    .filter((image) => !(image.getAttribute('alt') || '').trim())
-    .map((image) => image.outerHTML.slice(0, 200))"""
+UNDESCRIBED = """() => [...document.querySelectorAll('img, video, canvas')]
+    .map((one) => [one.getAttribute('alt') || one.getAttribute('aria-label') || '', one.outerHTML])
+    .filter(([words]) => words.trim().split(/\\s+/).length < 2
+        || /\\.(png|jpe?g|svg|gif|webp|mp4|webm)$/i.test(words.trim()))
+    .map(([words, code]) => code.slice(0, 200))"""
 
 WIDE = """() => document.documentElement.scrollWidth > window.innerWidth
     ? [...document.querySelectorAll('body *')]
@@ -41,13 +47,15 @@ PLAYABLE = """async () => {
 }"""
 
 VISIBLE = """(player) => [...player.querySelectorAll('.apv-picture')]
-    .filter((one) => one.checkVisibility()).map((one) => one.firstElementChild.outerHTML)"""
+    .filter((one) => one.checkVisibility()).map((one) => one.querySelector('img, video').src)"""
 
 
 class Reader:
     """A browser page that writes down what should not happen."""
 
-    def __init__(self, browser, width):
+    def __init__(self, browser, width, home=""):
+        """``home`` is the address of a server; the book's files are opened without one."""
+        self.home = home
         self.context = browser.new_context(viewport={"width": width, "height": 900})
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
@@ -60,7 +68,7 @@ class Reader:
         self.page.on("console", self._console)
 
     def _request(self, request):
-        if not request.url.startswith(("file:", "data:", "blob:")):
+        if not request.url.startswith((self.home or "file:", "data:", "blob:")):
             self.complaints.append(f"request: {request.url}")
 
     def _console(self, message):
@@ -68,27 +76,71 @@ class Reader:
             self.complaints.append(f"console: {message.text}")
 
     def open(self, path):
-        self.page.goto(path.as_uri(), wait_until="load")
+        self.page.goto(f"{self.home}{path}" if self.home else path.as_uri(), wait_until="load")
         if "mathjax" in self.page.content().lower():
             self.page.wait_for_function("!window.MathJax || window.MathJax.startup?.promise")
             self.page.evaluate("async () => { await window.MathJax?.startup?.promise }")
         return self.page
 
 
+@pytest.fixture(scope="module")
+def server(book):
+    """The address of what ``python -m http.server`` does, for the folder of the book."""
+    handler = partial(QuietHandler, directory=book)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=["file", "server"])
+def reader(request, browser):
+    """A reader at a large screen, of files or of what a server sends."""
+    home = request.getfixturevalue("server") if request.param == "server" else ""
+    reader = Reader(browser, 1440, home)
+    yield reader
+    reader.context.close()
+
+
+def where(reader, book, name):
+    return f"/{name}.html" if reader.home else book / f"{name}.html"
+
+
+def changes(player, control, controls, others):
+    """Whether one step of ``control`` changes the picture while ``others`` stand at an end."""
+    for one in controls:
+        one.press("Home" if one is control else others)
+    before = player.evaluate(VISIBLE)
+    control.press("ArrowRight" if control.get_attribute("type") else "ArrowDown")
+    after = player.evaluate(VISIBLE)
+    assert len(before) == len(after) == 1
+    return after != before
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page(book, browser, name):
-    reader = Reader(browser, 1440)
-    page = reader.open(book / f"{name}.html")
+def test_page(book, reader, name):
+    page = reader.open(where(reader, book, name))
     assert page.locator("h1:visible").count() >= 1
-    assert page.evaluate(DESCRIBED) == []
+    assert page.evaluate(UNDESCRIBED) == []
     formulas = page.locator(".math").count()
     assert page.locator(".math mjx-container").count() == formulas, "maths is left raw"
     assert page.evaluate(PLAYABLE) == []
     assert page.evaluate(WIDE) == [], "wider than a large screen"
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(WIDE) == [], "wider than a phone"
+    for player in page.locator(".apv-explore").all():
+        controls = player.locator("input, select").all()
+        for control in controls:
+            assert any(changes(player, control, controls, key) for key in ("Home", "End")), (
+                f"{name}: a control does nothing"
+            )
     assert reader.complaints == []
-    reader.context.close()
 
 
 def test_index_opens_the_introduction(book, browser):
@@ -108,19 +160,3 @@ def test_maths_videos_and_pictures_are_really_there(book):
     assert sum(text.count("<video") for text in notebooks) >= 3
     assert all("<img" in text or "<video" in text for text in notebooks)
     assert sum(text.count('class="apv-explore"') for text in notebooks) >= 1
-
-
-@pytest.mark.parametrize("name", [name for name in CHAPTERS if name.startswith("notebooks/")])
-def test_sliders_change_the_picture(book, browser, name):
-    reader = Reader(browser, 390)
-    page = reader.open(book / f"{name}.html")
-    for player in page.locator(".apv-explore").all():
-        for control in player.locator("input, select").all():
-            before = player.evaluate(VISIBLE)
-            assert len(before) == 1
-            control.focus()
-            page.keyboard.press("ArrowRight" if control.get_attribute("type") else "ArrowDown")
-            after = player.evaluate(VISIBLE)
-            assert len(after) == 1 and after != before, f"{name}: a control does nothing"
-    assert reader.complaints == []
-    reader.context.close()
