@@ -17,7 +17,7 @@ import yaml
 from browser import FLAGS, REMEDY, executable
 from playwright.sync_api import Page, sync_playwright
 from pypdf import PdfReader, PdfWriter
-from pypdf.generic import ArrayObject, DictionaryObject, Fit, NameObject, NullObject
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NullObject
 
 from apv_edu.files import write_atomically
 
@@ -50,6 +50,8 @@ class Printed:
     name: str
     title: str
     part: str
+    headings: list[str]
+    """Of the second level."""
     pdf: PdfReader
 
 
@@ -69,6 +71,12 @@ def print_page(page: Page, path: Path) -> PdfReader:
     page.evaluate("async () => { await window.MathJax?.startup?.promise }")
     page.evaluate(SCRIPT.read_text("utf-8"))
     return to_pdf(page)
+
+
+def headings(page: Page, level: str) -> list[str]:
+    """The visible headings of one level, without the sign that links to them."""
+    found = page.locator(f"article {level}").all()
+    return [one.inner_text().removesuffix("#").strip() for one in found if one.is_visible()]
 
 
 def to_pdf(page: Page) -> PdfReader:
@@ -91,7 +99,10 @@ def contents(page: Page, book: str, printed: list[Printed]) -> PdfReader:
         page.set_content("\n".join(lines))
         pdf = PdfReader(
             io.BytesIO(
-                page.pdf(format="A4", margin={side: "18mm" for side in ("top", "bottom", "left", "right")})
+                page.pdf(
+                    format="A4",
+                    margin={side: "18mm" for side in ("top", "bottom", "left", "right")},
+                )
             )
         )
         before = len(pdf.pages)
@@ -109,10 +120,14 @@ def join(front: PdfReader, printed: list[Printed], home: str) -> PdfWriter:
         start = starts[one.name] = len(writer.pages)
         writer.append(one.pdf, import_outline=False)
         if one.part:
-            part = writer.add_outline_item(one.part, page_number=start, bold=True, is_open=False)
-        chapter = writer.add_outline_item(one.title, page_number=start, parent=part, is_open=False)
-        for title, number in sections(one.pdf):
-            writer.add_outline_item(title, page_number=start + number, parent=chapter)
+            part = writer.add_outline_item(
+                title=one.part, page_number=start, bold=True, is_open=False
+            )
+        chapter = writer.add_outline_item(
+            title=one.title, page_number=start, parent=part, is_open=False
+        )
+        for title, number in sections(one):
+            writer.add_outline_item(title=title, page_number=start + number, parent=chapter)
     for page in writer.pages:
         kept = ArrayObject()
         for reference in page.get("/Annots", ()):
@@ -140,11 +155,13 @@ def inside(link: DictionaryObject, home: str) -> str | None:
     return None
 
 
-def sections(pdf: PdfReader) -> list[tuple[str, int]]:
+def sections(one: Printed) -> list[tuple[str, int]]:
     """The headings of the second level, with the number of their sheet."""
-    below = [one for one in pdf.outline if isinstance(one, list)]
-    items = [one for one in (below[0] if below else []) if not isinstance(one, list)]
-    return [(str(one.title), pdf.get_destination_page_number(one) or 0) for one in items]
+    # The browser's own bookmarks know the sheets, but say some titles twice.
+    below = [items for items in one.pdf.outline if isinstance(items, list)]
+    marks = [mark for mark in (below[0] if below else []) if not isinstance(mark, list)]
+    sheets = [one.pdf.get_destination_page_number(mark) or 0 for mark in marks]
+    return list(zip(one.headings, sheets, strict=True))
 
 
 def number_pages(page: Page, writer: PdfWriter, printed: list[Printed], front: int) -> None:
@@ -182,8 +199,8 @@ def make(out: Path, root: Path = ROOT) -> Path:
         for part, name in names:
             print(f"  {name}", flush=True)
             pdf = print_page(page, folder / f"{name}.html")
-            title = page.locator("article h1").first.inner_text().removesuffix("#").strip()
-            printed.append(Printed(name, title, part, pdf))
+            title, *_ = headings(page, "h1")
+            printed.append(Printed(name, title, part, headings(page, "h2"), pdf))
         book = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
         front = contents(page, book["title"], printed)
         writer = join(front, printed, f"{folder.as_uri()}/")
@@ -202,7 +219,9 @@ def make(out: Path, root: Path = ROOT) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Print the built book to one PDF.")
-    parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder of the built book")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "_build", help="folder of the built book"
+    )
     try:
         print(make(parser.parse_args().out))
     except PrintError as error:
