@@ -26,7 +26,7 @@ def check(rows: list[dict]) -> None:
 
 def test_the_same_code_on_a_cpu(monkeypatch):
     """Nothing is compiled or recorded there, but every way runs."""
-    monkeypatch.setattr(gpu, "compile_parts", lambda _: None)
+    monkeypatch.setattr(gpu, "compile_parts", lambda *_: None)
     shapes = (("pre-training", 2, 4), ("fine-tuning", 2, 8))
     rows = bench_gpu(("smoke",), shapes=shapes, device="cpu", rounds=1, product=16)
     assert len(rows) == len(WAYS) * len(shapes)

@@ -116,7 +116,7 @@ def _pretraining(
         return GraphedStep(step, generator)
 
     naive, careful, fast = NaiveStep(new().model), new(), new()
-    compile_parts(fast.model)
+    compile_parts(fast.model, [fast.optimizer])
     eager, graphed = (learn(state, torch.Generator(device)) for state in (careful, fast))
     updates: dict[str, Update] = {
         "naive eager": lambda: naive.step(frames),
@@ -142,7 +142,7 @@ def _finetuning(
     careful, fast = (APVAgent(config, ACTION_DIM).to(device) for _ in range(2))
     # Broadcasting would fill the memory at the larger batch.
     naive = NaiveAgentStep(careful, search="matmul")
-    compile_parts(fast)
+    compile_parts(fast, fast.optimizers.values())
     eager, graphed = (learn(agent, torch.Generator(device)) for agent in (careful, fast))
     updates: dict[str, Update] = {
         "naive eager": lambda: naive.step(experience),
