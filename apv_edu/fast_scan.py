@@ -77,7 +77,8 @@ def _remember(
     x = F.elu(_affine(first, into, into_offset))
     second = torch.cat([x.to(gates.dtype), deter.to(gates.dtype)], -1)
     given = _affine(second, gates, gates_offset)
-    given = F.layer_norm(given, given.shape[-1:], *norm, LayerNormGRU.EPS)
+    gain, shift = norm
+    given = F.layer_norm(given, given.shape[-1:], gain, shift, LayerNormGRU.EPS)
     return LayerNormGRU.move(given, deter, update_bias), (first, second)
 
 
@@ -116,22 +117,19 @@ def observe(
     noise: Float[Tensor, "batch time stoch classes"] | None = None,
     step: Callable[..., tuple[State, Tensor, Tensors]] = see,
 ) -> Rollout:
-    """As ``rssm.observe``; ``step`` is ``see``, compiled or not."""
+    """As ``rssm.observe``; ``step`` is ``see``, as it is or compiled."""
     batch, length = embed.shape[:2]
     state = state or rssm.initial(batch)
     last = rssm.posterior_hidden
     weight_deter, weight_embed = last.weight.split([rssm.deter, rssm.embed], dim=1)
     evidence = F.linear(embed, weight_embed, last.bias).to(weight_deter.dtype)
 
-    def of(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        return layer.weight, layer.bias.expand(batch, length, -1)
-
     layers = _Layers(
         [
-            of(rssm.gru_input),
-            of(rssm.gru.gates),
+            _of(rssm.gru_input, batch, length),
+            _of(rssm.gru.gates, batch, length),
             (weight_deter, evidence),
-            of(rssm.posterior_logits),
+            _of(rssm.posterior_logits, batch, length),
         ],
         _precision(embed, rssm),
     )
@@ -189,15 +187,10 @@ def imagine(
     *,
     step: Callable[..., tuple[State, Tensor, Tensor, Tensor, Tensors]] = dream,
 ) -> Trajectory:
-    """As ``behavior.imagine``, but gradients reach the actor only; ``step`` is ``dream``, compiled or not."""
+    """As ``behavior.imagine``, with gradients for the actor only; ``step`` is ``dream``."""
     batch, dtype = len(start.deter), _precision(start.deter, rssm)
-    layers = _Layers(
-        (
-            (layer.weight, layer.bias.expand(batch, horizon, -1))
-            for layer in (*actor.layers, actor.out, actor.std)
-        ),
-        dtype,
-    )
+    own = (layer for layer in (*actor.layers, actor.out, actor.std) if isinstance(layer, nn.Linear))
+    layers = _Layers((_of(layer, batch, horizon) for layer in own), dtype)
     known = (rssm.gru_input, rssm.gru.gates, rssm.prior_hidden, rssm.prior_logits)
     world = (
         tuple(layer.weight.detach().to(dtype) for layer in known),
@@ -227,6 +220,11 @@ def _precision(like: Tensor, rssm: RSSM) -> torch.dtype:
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return rssm.gru_input.weight.dtype
+
+
+def _of(layer: nn.Linear, batch: int, length: int) -> tuple[Tensor, Tensor]:
+    """Its weight, and its bias at every step."""
+    return layer.weight, layer.bias.expand(batch, length, -1)
 
 
 def _norms(rssm: RSSM, length: int) -> Iterable[Tensors]:

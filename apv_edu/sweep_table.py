@@ -77,13 +77,13 @@ def adopt(path: Path, cells: Sequence[FinetuneJob]) -> int:
     rows: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                row = _typed(row)
+            reader = csv.DictReader(file)
+            if not set(COLUMNS).issubset(reader.fieldnames or ()):
+                raise ValueError(f"its columns are not {','.join(COLUMNS)}")
+            for row in map(_typed, reader):
                 rows.setdefault((row["task"], row["method"], row["seed"]), []).append(row)
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no table of a sweep ({type(error).__name__}: {error}): name a results.csv."
-        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no table of a sweep ({error}): name a results.csv.") from error
     adopted = 0
     for job in cells:
         cell = job.cell

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from apv_edu import fast_scan
-from apv_edu.behavior import Behavior, ImaginationNoise, imagination_noise
 from apv_edu.agent_config import HeadSize
+from apv_edu.behavior import Behavior, ImaginationNoise, imagination_noise
 from apv_edu.nets.distributions import gumbel
 from apv_edu.nets.rssm import RSSM, State
 
@@ -36,8 +36,8 @@ def some_state(batch: int = BATCH) -> State:
 
 def gradients(outputs, inputs: list[Tensor]) -> list[Tensor]:
     """Of a sum of all outputs with arbitrary weights."""
-    total = sum((out * random(*out.shape, seed=i)).sum() for i, out in enumerate(outputs))
-    return list(torch.autograd.grad(total, inputs, materialize_grads=True))
+    weights = [random(*out.shape, seed=i) for i, out in enumerate(outputs)]
+    return list(torch.autograd.grad(outputs, inputs, weights, materialize_grads=True))
 
 
 def observed(observe, model: RSSM, case: str) -> list[Tensor]:
