@@ -75,6 +75,7 @@ def _rows(
         updates["graph"]()
     tasks = {name: _waiting(update, device) for name, update in updates.items()}
     seconds = {name: wall for name, (wall, _) in interleaved(tasks, rounds).items()}
+    log.info(", ".join(f"{name} {1e3 * wall:.1f} ms" for name, wall in seconds.items()))
     seconds["arithmetic"] = work / peak
     on_gpu = device.type == "cuda"
     return [
