@@ -5,7 +5,6 @@ The plain step is the one to read and the one that counts: tests hold this one a
 
 import shutil
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -119,7 +118,7 @@ class GraphedStep:
         """A plain step on the stream of the recording, as autograd wants it."""
         self._stream = self._stream or torch.cuda.Stream(self.generator.device)
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream), _quickest_convolutions():
+        with torch.cuda.stream(self._stream):
             metrics = self.step(*inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
         return metrics
@@ -129,11 +128,6 @@ class GraphedStep:
         self._inputs = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph, stream=self._stream), _quickest_convolutions():
+        with torch.cuda.graph(graph, stream=self._stream):
             self._metrics = self.step(*self._inputs)
         self._graph = graph
-
-
-def _quickest_convolutions() -> AbstractContextManager[None]:
-    """Let cuDNN try its algorithms on the first convolution of each shape, and keep the best."""
-    return torch.backends.cudnn.flags(benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32)

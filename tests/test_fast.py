@@ -322,12 +322,18 @@ def test_moments_go_where_the_weights_go():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "rtol"), [("fp32", 1e-4), ("bf16", 2e-2)])
-def test_the_graph_step_is_the_eager_step(precision, rtol):
+@pytest.mark.parametrize(
+    ("precision", "compiled", "rtol"),
+    [("fp32", False, 1e-4), ("bf16", False, 2e-2), ("fp32", True, 1e-3), ("bf16", True, 5e-2)],
+)
+def test_the_graph_step_is_the_eager_step(precision, compiled, rtol):
     """Both draw on the GPU, from the same seeds; one graph holds the whole update."""
     states = []
     for graphed in (False, True):
         agent = build().cuda()
+        if graphed and compiled:
+            torch.compiler.reset()
+            compile_parts(agent, agent.optimizers.values())
         generator = torch.Generator("cuda")
 
         def learn(*tensors, agent=agent, generator=generator):
