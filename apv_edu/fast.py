@@ -24,19 +24,19 @@ WARMUP = 3
 
 
 def compile_parts(
-    model: nn.Module, optimizers: Iterable[DecoupledAdam] = (), *, scans: bool | None = None
+    model: nn.Module, optimizers: Iterable[DecoupledAdam] = (), *, loops: bool | None = None
 ) -> None:
-    """Let ``torch.compile`` write the training code of encoder and decoder, and on a GPU of more.
+    """Let ``torch.compile`` write training code, and take the loops of ``apv_edu.fast_scan``.
 
-    In place: the weights keep their names. Only calls that want gradients run compiled code;
-    acting and validation, with their other shapes, would each compile anew. The first step takes
-    a minute or more.
+    In place: the weights keep their names. Only calls that want gradients run other code; acting
+    and validation, with their other shapes, would each compile anew. Encoder and decoder are
+    compiled everywhere. The first step takes a minute or more.
 
     Args:
         model: or an agent.
         optimizers: on a GPU their steps are compiled as well.
-        scans: whether the loops over time become those of ``apv_edu.fast_scan``; None is on a
-            GPU only, where a loop of small kernels costs more than its arithmetic.
+        loops: whether to compile a step of the loops, too; None is on a GPU only, where a loop of
+            small kernels costs more than its arithmetic.
 
     Raises:
         InputError: without a C++ compiler, which the code for a CPU needs.
@@ -50,16 +50,18 @@ def compile_parts(
     if not on_cpu:
         for optimizer in optimizers:
             optimizer.compile()
+    see, dream = fast_scan.see, fast_scan.dream
+    if not on_cpu if loops is None else loops:
+        see, dream = _compiled(see), _compiled(dream)
     for part in model.modules():
         if isinstance(part, (Encoder, Decoder)):
             part.forward = _when_learning(_compiled(part.forward), part.forward)
-        elif scans or (scans is None and not on_cpu):
-            if isinstance(part, RSSM):
-                quick = partial(fast_scan.observe, part, step=_compiled(fast_scan.see))
-                part.observe = _when_learning(quick, part.observe)
-            elif isinstance(part, Behavior):
-                quick = partial(fast_scan.imagine, part.actor, step=_compiled(fast_scan.dream))
-                part.imagine = _when_learning(quick, part.imagine)
+        elif isinstance(part, RSSM):
+            quick = partial(fast_scan.observe, part, step=see)
+            part.observe = _when_learning(quick, part.observe)
+        elif isinstance(part, Behavior):
+            quick = partial(fast_scan.imagine, part.actor, step=dream)
+            part.imagine = _when_learning(quick, part.imagine)
 
 
 def _compiled(plain: Callable[..., Any]) -> Callable[..., Any]:

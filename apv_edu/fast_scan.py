@@ -1,4 +1,4 @@
-"""The loops over time as a GPU likes them: few kernels a step, and weights' gradients at the end.
+"""The loops over time for long runs: few kernels a step, and weights' gradients at the end.
 
 They compute what ``RSSM.observe`` and ``behavior.imagine`` compute, which are the ones to read. Two
 things differ. One step of a loop is one function, so that a compiler can melt its kernels together.

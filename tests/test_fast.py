@@ -72,26 +72,26 @@ def test_compiled_parts_compute_the_same():
     assert_close(trained(fast=True), trained(fast=False), rtol=1e-4, atol=1e-5)
 
 
-def trained_with_scans() -> dict:
-    """As ``trained``, with the loops of a GPU."""
+def trained_with_loops(compiled: bool) -> dict:
+    """As ``trained``, with the loops of long runs."""
     agent = build()
-    compile_parts(agent, scans=True)
+    compile_parts(agent, loops=compiled)
     for step in range(4):
         noise = agent.noise(BATCH, LENGTH, torch.Generator().manual_seed(step))
         agent.update(batch(step), noise)
     return {name: value.detach() for name, value in agent.training_state().items()}
 
 
-def test_the_loops_of_a_gpu_learn_the_same(monkeypatch):
+def test_the_loops_of_long_runs_learn_the_same(monkeypatch):
     """Gradients are summed in another order."""
     monkeypatch.setattr(torch, "compile", lambda plain, dynamic: plain)
-    assert_close(trained_with_scans(), trained(fast=False), rtol=1e-4, atol=1e-6)
+    assert_close(trained_with_loops(False), trained(fast=False), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.long
 def test_compiled_loops_learn_the_same():
     torch.compiler.reset()
-    assert_close(trained_with_scans(), trained(fast=False), rtol=1e-3, atol=1e-5)
+    assert_close(trained_with_loops(True), trained(fast=False), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.long
