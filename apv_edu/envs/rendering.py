@@ -19,7 +19,9 @@ from apv_edu.envs.meshes import drawing_copy
 from apv_edu.errors import InputError
 
 Quality = Literal["exact", "fast"]
-INSTALL_GL = "apt-get install -y --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri"
+GL_PACKAGES = ("libegl1", "libopengl0", "libgl1-mesa-dri")
+"""Debian's and Ubuntu's packages for drawing without a screen."""
+INSTALL_GL = f"apt-get install -y --no-install-recommends {' '.join(GL_PACKAGES)}"
 _EGL_DEVICE_PLATFORM = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 
 
