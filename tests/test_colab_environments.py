@@ -28,8 +28,8 @@ TORCH = "2.14.1"
 LIMIT = 120
 """Seconds that the first cell may take."""
 
-# What the book uses and Colab brings, in the versions that its images of 2026 have (Python 3.12),
-# and in new ones (Python 3.13).
+# What the book uses and Colab brings: as in its image of June 2026 (Python 3.12), and as in
+# requirements.txt but with a newer NumPy (Python 3.13).
 PACKAGES = {
     "3.12": "numpy==2.0.2 ipython==7.34.0 ipykernel==6.17.1 ipywidgets==7.7.1 traitlets==5.7.1 "
     "absl-py==1.4.0 dm-tree==0.1.10 docstring_parser==0.18.0 einops==0.8.2 gymnasium==1.3.0 "
@@ -37,8 +37,9 @@ PACKAGES = {
     "pillow==11.3.0 protobuf==5.29.6 PyOpenGL==3.1.10 pyparsing==3.3.2 requests==2.32.4 "
     "safetensors==0.7.0 scikit-image==0.25.2 scipy==1.16.3 seaborn==0.13.2 statsmodels==0.14.6 "
     "tensorboard==2.20.0 tqdm==4.67.3 typeguard==4.5.2 typing_extensions==4.15.0",
-    "3.13": "numpy==2.3.5 ipython ipykernel ipywidgets matplotlib pandas pillow protobuf requests "
-    "scikit-image scipy tensorboard tqdm",
+    "3.13": "numpy==2.5.5 ipython==9.18.1 ipykernel==7.4.0 ipywidgets==8.1.9 matplotlib==3.11.2 "
+    "pandas==2.3.3 pillow==13.0.0 protobuf==7.36.2 requests==2.34.2 scikit-image==0.26.0 "
+    "scipy==1.17.1 tensorboard==2.21.0 tqdm==4.70.1",
 }
 
 
