@@ -94,9 +94,11 @@ def test_an_address_that_colab_cannot_open_is_refused(tmp_path: Path, address: s
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_the_readme_opens_every_chapter_in_colab(path: Path):
     name = f"notebooks/{path.name}"
-    rows = (ROOT / "README.md").read_text("utf-8").splitlines()
-    (row,) = [row for row in rows if row.startswith("| [") and f"]({name})" in row]
-    assert f"]({addresses.in_colab(name)})" in row
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith("| [") and f"]({name})" in line]
+    label = row[row.rindex("[") + 1 : row.rindex("]")]
+    assert "in Colab][open]]" in row
+    assert f"[{label}]: {addresses.in_colab(name)}" in lines
 
 
 def test_in_a_checkout_the_first_cell_is_silent_and_light(tmp_path: Path):
