@@ -27,6 +27,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from addresses import in_colab
 
 from apv_edu.files import write_atomically
 
@@ -162,8 +163,10 @@ def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
     for run, path in zip(runs, executed, strict=True):
         page = nbformat.read(path, as_version=4)
         words = f"*This page ran in {_duration(run.seconds)} at the preset `{run.preset}`"
-        label = nbformat.v4.new_markdown_cell(f"{words} on {_plural(run.cores, 'core')}.*")
-        page.cells.insert(1, label)
+        link = in_colab(f"notebooks/{run.name}.ipynb", root)
+        button = f"{{bdg-link-primary}}`Open in Colab <{link}>`"
+        label = f"{words} on {_plural(run.cores, 'core')}.*\n\n{button}"
+        page.cells.insert(1, nbformat.v4.new_markdown_cell(label))
         nbformat.write(page, source / "notebooks" / f"{run.name}.ipynb")
     _write(source / "book" / "run_times.md", _table(runs))
     return runs
