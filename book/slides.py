@@ -204,7 +204,9 @@ def build_slides(executed: dict[str, Path], out: Path) -> Path:
         slides = make_slides(nbformat.read(path, as_version=4))
         title = slides[0].heading
         write_atomically(folder / f"{name}.html", _page(title, slides).encode())
-        lines.append(f'<li><a href="{name}.html">{html.escape(title)}</a>: {len(slides)} slides</li>')
+        lines.append(
+            f'<li><a href="{name}.html">{html.escape(title)}</a>: {len(slides)} slides</li>'
+        )
     index = Slide("Slides", f"<ul>{''.join(lines)}</ul>", level=1)
     write_atomically(folder / "index.html", _page("Slides", [index]).encode())
     return folder / "index.html"

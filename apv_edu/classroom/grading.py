@@ -10,6 +10,7 @@ questions keep their marks.
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import re
@@ -116,7 +117,7 @@ def marks(results: dict[str, Any]) -> tuple[float, float]:
 def _guarded(
     original: nbformat.NotebookNode, left_out: list[int], log: Path, seconds: float, most: float
 ) -> nbformat.NotebookNode:
-    notebook = nbformat.from_dict(json.loads(json.dumps(original)))
+    notebook = copy.deepcopy(original)
     for i in left_out:
         notebook.cells[i].source = f"raise RuntimeError({NOTICE!r})"
     call = f"watch({str(log)!r}, {seconds}, {most})"

@@ -11,6 +11,7 @@ Names in capitals that a DRAW cell sets are put into the other code cells as lit
 cells take them as ``{{NAME}}``. A DRAW cell that follows the solution may call it.
 """
 
+import copy
 import pprint
 import random
 import re
@@ -125,13 +126,10 @@ def draw_assignment(master: Path, seed: str) -> Assignment:
             raise InputError(f"{master}, question {config['name']}: {error!r}.") from error
         questions.append(question)
         cells += drawn
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {
-        "display_name": "Python 3",
-        "language": "python",
-        "name": "python3",
-    }
-    notebook.nbformat_minor = 4  # without random cell ids
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.nbformat_minor = 4  # cells without random ids
+    notebook.cells = cells
     return Assignment(master.stem, seed, tuple(questions), notebook)
 
 
@@ -201,10 +199,11 @@ def _draw_question(
 
 def _stored(cell: nbformat.NotebookNode, source: str) -> nbformat.NotebookNode:
     """A copy of ``cell`` with another text and no metadata but its tags."""
-    copy = nbformat.from_dict({k: v for k, v in cell.items() if k != "id"})
-    copy.source = source
-    copy.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
-    return copy
+    stored = copy.deepcopy(cell)
+    stored.pop("id", None)
+    stored.source = source
+    stored.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+    return stored
 
 
 def _fill(cell: nbformat.NotebookNode, space: dict[str, Any]) -> str:
@@ -231,11 +230,11 @@ def _literal(value: Any) -> str:
 
 def _read_test(source: str) -> Test:
     """A test with the configuration on top of it, as ``otter assign`` reads it."""
-    found = re.match(r'""" # BEGIN TEST CONFIG\n(.*?)""" # END TEST CONFIG\n(.*)', source, re.S)
+    found = re.match(r'""" *# BEGIN TEST CONFIG\n(.*?)""" *# END TEST CONFIG\n(.*)', source, re.S)
     if found is None:
         raise InputError(f"A test says nothing of its points:\n{source}")
     config = yaml.safe_load(found[1])
-    return Test(found[2], config["points"], config.get("hidden", False))
+    return Test(found[2].strip(), config["points"], config.get("hidden", False))
 
 
 def _changed(solution: str, change: dict[str, str], space: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ ENVIRONMENT = """\
 channels: [conda-forge]
 dependencies: [numpy>=2, scipy, matplotlib-base, pytorch-cpu>=2.6, einops, jaxtyping, safetensors]
 """
-SETUP = '''\
+SETUP = """\
 # @title Set-up: run this cell first. In Colab it installs what is missing.
 import importlib.util
 from pathlib import Path
@@ -64,11 +64,12 @@ folder.mkdir(exist_ok=True)
 for question, source in CHECKS.items():
     (folder / f"{{question}}.py").write_text(source)
 grader = otter.Notebook(tests_dir=str(folder))
-'''
+"""
 HAND_IN = """\
 ## Hand in
 
-Restart the kernel, run all cells, save, and hand in this one file (in Colab: File, Download, `.ipynb`).
+Restart the kernel, run all cells, save, and hand in this one file.
+(In Colab: *File*, *Download*, *Download .ipynb*.)
 """
 RUN = '''\
 """Grades the submission, with a guard against code that hangs or crashes."""
@@ -85,10 +86,11 @@ grade(HERE.parent)
 '''
 
 
-def release(master: Path, seed: str, out: Path) -> Path:
+def release(master: Path, seed: str, out: Path, verify: bool = True) -> Path:
     """Release one master under ``out``; returns its folder.
 
-    The solution is graded with the very file that is released, and must get full marks.
+    To ``verify``, the solution is graded with the very file that is released, and must get full
+    marks.
 
     Raises:
         InputError: for a faulty master, without Otter, or if the solution loses a mark.
@@ -108,7 +110,8 @@ def release(master: Path, seed: str, out: Path) -> Path:
             write_atomically(done / view / f"{name}.ipynb", text.encode())
         archive = next((made / "autograder").glob("*.zip"))
         write_atomically(done / "autograder" / "autograder.zip", _repacked(archive))
-        _verify(assignment, done, name)
+        if verify:
+            _verify(assignment, done, name)
         target = out / assignment.name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(done, target)
@@ -192,6 +195,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "assignments")
     parser.add_argument("--masters", type=Path, default=MASTERS, help="folder of the masters")
     arguments = parser.parse_args()
+    if arguments.seed == "0":
+        print('Seed 0 is everybody\'s: for a class, choose SEED="a sentence of your own".')
     try:
         for master in list_masters(arguments.masters):
             print(f"{release(master, arguments.seed, arguments.out)}", flush=True)

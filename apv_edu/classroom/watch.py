@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Event(TypedDict):
@@ -39,7 +39,7 @@ def watch(log: str, seconds: float, most: float) -> None:
 
     torch.set_num_threads(1)  # and its slow import is not counted
     shell: Any = get_ipython()
-    nowhere: IO[str] = Path(os.devnull).open("w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     source = ""
 
     def note(kind: str, error: str = "") -> None:
