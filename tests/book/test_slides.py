@@ -37,10 +37,8 @@ def chapter() -> nbformat.NotebookNode:
     cells = [
         markdown("# A chapter\n\nIt promises.\n\n- one thing;\n- another.\n\n**You need** time."),
         drawn("first"),
-        markdown(
-            markdown("## A part\n\nOne. Two with $x < y$. Three. Four."),
-            markdown("### Within [it](a.md)\n\nSet\n\n$$a = b$$"),
-        ),
+        markdown("## A part\n\nOne. Two with $x < y$. Three. Four."),
+        markdown("### Within [it](a.md)\n\nSet\n\n$$a = b$$"),
         printed,
         drawn("second"),
         markdown("## Bare\n### Its part\nWords."),
