@@ -31,7 +31,7 @@ from apv_edu.files import write_atomically
 
 BUDGET = 110.0
 """Seconds for one submission."""
-LIMITS = ((8.0, 16.0), (4.0, 8.0))
+LIMITS = ((6.0, 12.0), (3.0, 6.0))
 """Seconds of a cell until it is interrupted, and until its process ends: at first, then again."""
 CHECK = re.compile(r"\s*grader\.check\(")
 OTTER = "import sys; from otter.run.run_autograder import main; main(sys.argv[1])"
