@@ -176,7 +176,8 @@ def _pretraining(
     seeds, stride = options.pop("seeds", None), options.pop("stride", 1)
     if not sources or any(type(n) is not int or n < 1 for n in (seeds or 1, stride)) or seeds == 0:
         raise InputError(
-            f"pretrain.{name} needs videos = [...]; seeds and stride are whole numbers from 1 on."
+            f"pretrain.{name} is not right: give videos = [...], and whole numbers from 1 on as "
+            "seeds and stride."
         )
     config = replace(PRETRAIN[preset], model=model)
     config = updated(config, {} if smoke else options, f"pretrain.{name}")

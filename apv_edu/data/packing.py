@@ -136,7 +136,10 @@ def build(
     videos, skipped = _write_frames(sources, folder / FRAMES, settings, progress)
     if not videos:
         others = f" (nor are {len(skipped) - 1} others)" if len(skipped) > 1 else ""
-        raise InputError(f"No video is usable: {skipped[0]['reason'].removesuffix('.')}{others}.")
+        reason = skipped[0]["reason"].removesuffix(".")
+        raise InputError(
+            f"No video is usable ({reason}){others}: mend them, or name another folder."
+        )
     splits = split_by_label(
         [video["label"] for video in videos], settings["validation_fraction"], settings["seed"]
     )

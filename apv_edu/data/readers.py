@@ -62,7 +62,9 @@ def iterate_video(
     """
     path = Path(path)
     if image_size < 1 or stride < 1:
-        raise InputError(f"image_size={image_size} and stride={stride} must be at least 1.")
+        raise InputError(
+            f"image_size={image_size} and stride={stride} are too small: both must be at least 1."
+        )
     frames = _frames(path)
     count = 0
     while True:
