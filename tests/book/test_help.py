@@ -92,7 +92,7 @@ def test_messages_that_really_come_have_their_entry(errors, tmp_path):
         lambda: load(tmp_path / "none.safetensors"),
         lambda: load(tmp_path / "bad.safetensors"),
         lambda: [*read_video(tmp_path / "text.mp4")],
-        lambda: VideoDataset.load(tmp_path),
+        lambda: VideoDataset.open(tmp_path),
         lambda: read_grid(tmp_path / "grid.toml"),
         lambda: parse(["pretrain", "data", "--out", "x", "--preset", "huge"]),
         lambda: pretrain_config("smoke", steps=-1),
