@@ -100,7 +100,8 @@ def read_tables(path: Path | None) -> dict[str, list[dict]]:
         with suppress(FileNotFoundError), path.with_stem(f"{path.stem}_{what}").open() as file:
             tables[what] = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
     if not tables:
-        raise InputError(f"There is no table such as {path.with_stem(path.stem + '_render')}.")
+        example = path.with_stem(f"{path.stem}_render")
+        raise InputError(f"There is no table such as {example}: make them with `bench all` first.")
     return tables
 
 
