@@ -1,7 +1,7 @@
 """As in Colab: PyTorch and NumPy are there, the project is not, and the first cell comes first.
 
 Each Python gets an environment with the packages that Colab has and the book uses. It is made once
-and kept in the folder that APV_COLAB_DIR names (about 8 GB), else in pytest's cache; every run
+and kept in the folder that APV_COLAB_DIR names (about 10 GB), else in pytest's cache; every run
 works on a copy. A Python or a PyTorch that cannot be had fails the test, or skips it where
 APV_COLAB_SKIP is set.
 """
