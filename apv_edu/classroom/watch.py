@@ -30,8 +30,8 @@ def watch(log: str, seconds: float, most: float) -> None:
 
     Args:
         log: a file that tells which cell began, ended or was stopped (one ``Event`` a line).
-        seconds: then ``TooLong`` is raised, and again every half second, so that each of a
-            question's tests ends.
+        seconds: then ``TooLong`` is raised; in a check again every half second, so that each of
+            the question's tests ends.
         most: for code that catches even that.
     """
     import torch
@@ -40,20 +40,24 @@ def watch(log: str, seconds: float, most: float) -> None:
     torch.set_num_threads(1)  # and its slow import is not counted
     shell: Any = get_ipython()
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    source = ""
+    source, interrupted = "", False
 
     def note(kind: str, error: str = "") -> None:
         with Path(log).open("a") as file:
             file.write(json.dumps({"kind": kind, "source": source, "error": error}) + "\n")
 
     def stop(_: int, frame: FrameType | None) -> None:
-        if _may_stop(frame):
+        nonlocal interrupted
+        place = _where(frame)
+        # A cell that was interrupted may still be writing its traceback.
+        if place == "test" or (place == "cell" and not interrupted):
+            interrupted = True
             note("stopped")
             raise TooLong(f"stopped after {seconds:g} seconds: is there a loop that never ends?")
 
     def before(info: Any) -> None:
-        nonlocal source
-        source = info.raw_cell
+        nonlocal source, interrupted
+        source, interrupted = info.raw_cell, False
         note("start")
         signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
@@ -73,15 +77,15 @@ def watch(log: str, seconds: float, most: float) -> None:
     shell.events.register("post_run_cell", after)
 
 
-def _may_stop(frame: FrameType | None) -> bool:
-    """Whether a test or a cell is running, rather than Otter's bookkeeping between two tests."""
+def _where(frame: FrameType | None) -> Literal["test", "otter", "cell"]:
+    """What is running: a test, Otter's bookkeeping between two tests, or else a cell."""
     within = False
     while frame is not None:
         if frame.f_code.co_name == "call_func":
-            return True
+            return "test"
         within |= f"{os.sep}otter{os.sep}" in frame.f_code.co_filename
         frame = frame.f_back
-    return not within
+    return "otter" if within else "cell"
 
 
 def read_log(path: Path) -> list[Event]:

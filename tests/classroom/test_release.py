@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import NAMES, master  # pyright: ignore
+from answers import NAMES, master
 from nbclient import NotebookClient
 
 from apv_edu.classroom.grading import marks, run_autograder

@@ -12,10 +12,8 @@ from apv_edu.classroom.watch import read_log
 
 
 def run(folder: Path, *cells: str, most: float = 60.0) -> list[dict]:
-    """The outputs of the cells' ends, in a kernel with limits of half a second and ``most``."""
-    watch = (
-        f"from apv_edu.classroom.watch import watch\nwatch({str(folder / 'log')!r}, 0.5, {most})"
-    )
+    """The outputs of the cells' ends, in a kernel with limits of two seconds and ``most``."""
+    watch = f"from apv_edu.classroom.watch import watch\nwatch({str(folder / 'log')!r}, 2, {most})"
     code = [nbformat.v4.new_code_cell(source) for source in (watch, *cells)]
     notebook = nbformat.v4.new_notebook(cells=code)
     NotebookClient(notebook, allow_errors=True, timeout=60, kernel_name="python3").execute()
@@ -40,7 +38,7 @@ def test_what_cannot_be_interrupted_ends(tmp_path: Path):
     stubborn = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     deaf = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n" + stubborn
     with pytest.raises(DeadKernelError):
-        run(tmp_path, deaf, "print(1)", most=1.5)
+        run(tmp_path, deaf, "print(1)", most=5)
     last = read_log(tmp_path / "log")[-1]
     assert last["kind"] == "start" and last["source"] == deaf
 
