@@ -74,7 +74,8 @@ class DreamFrame(nn.Module):
         for conv in middle:
             x = conv(F.elu(x))
         # The last layer's own way to compute this is quicker in torch, and no tracer follows it.
-        x = F.conv_transpose2d(F.elu(x), last.weight, last.bias, stride=2)
+        weight, bias = last.parameters()
+        x = F.conv_transpose2d(F.elu(x), weight, bias, stride=2)
         return (x.permute(0, 2, 3, 1) + 0.5).clamp(0, 1)
 
 
@@ -149,7 +150,7 @@ def _to_onnx(
         torch.onnx.export(
             module.eval(),
             inputs,
-            file,
+            file,  # pyright: ignore[reportArgumentType] - the older exporter takes it
             input_names=names,
             output_names=results,
             dynamic_axes={name: {0: "batch"} for name in names + results},

@@ -244,8 +244,7 @@ def build(
     dream(root, cache, out / "dream")
     print(f"Notebooks, preset {preset}:", flush=True)
     executed = [
-        execute(path, preset=preset, seed=seed, cache=cache, root=root)
-        for path in chapters(root)
+        execute(path, preset=preset, seed=seed, cache=cache, root=root) for path in chapters(root)
     ]
     runs = stage(root, out / "source", executed)
     if (out / "dream").is_dir():

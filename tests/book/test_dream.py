@@ -34,7 +34,8 @@ IMAGINE = """async ([actions, noises]) => {
     const zeros = (n) => new Float32Array(n);
     let belief = { deter: zeros(size), stoch: zeros(about.stoch * about.classes) };
     for (let t = 0; t < actions.length; t++) {
-        belief = await model.step(belief, Float32Array.from(actions[t]), Float32Array.from(noises[t]));
+        belief = await model.step(
+            belief, Float32Array.from(actions[t]), Float32Array.from(noises[t]));
         told.push([belief.entropy[0], belief.reward[0], ...await model.draw(belief)]);
     }
     return told;
