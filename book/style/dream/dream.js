@@ -4,7 +4,8 @@
   const about = window.apvDream.about;
   const figure = document.querySelector(".apv-dream");
   const find = (name) => figure.querySelector(`[data-part="${name}"]`);
-  const FUTURES = 16, AHEAD = 10, RATE = 10, REMEMBERED = 100; // steps; RATE is a second's
+  const AHEAD = 10, RATE = 10, REMEMBERED = 100; // steps; RATE is a second's
+  const FUTURES = 16, COLUMNS = figure.clientWidth < 500 ? 4 : 8;
   const latents = about.stoch * about.classes;
   const mostEntropy = about.stoch * Math.log(about.classes); // nats
 
@@ -151,7 +152,7 @@
     for (let t = 0; t < AHEAD; t++) many = await model.step(many, actions, gumbel(FUTURES * latents));
     const frames = await model.draw(many), length = frames.length / FUTURES, side = about.size + 1;
     for (let i = 0; i < FUTURES; i++) paint(find("futures"),
-      frames.subarray(i * length, (i + 1) * length), 1, side * (i % 8), side * Math.floor(i / 8));
+      frames.subarray(i * length, (i + 1) * length), 1, side * (i % COLUMNS), side * Math.floor(i / COLUMNS));
   }
   const step = () => shown < start.entropy.length ? showContext() : dream();
 
@@ -265,8 +266,8 @@
   find("truth").parentElement.hidden = !about.starts[0].truth;
   about.starts.forEach((_, i) => find("start").add(new Option(`${i + 1} of ${about.starts.length}`, i)));
   for (const name of ["world", "dream"]) find(name).width = find(name).height = about.size;
-  find("futures").width = 8 * (about.size + 1) - 1;
-  find("futures").height = 2 * (about.size + 1) - 1;
+  find("futures").width = COLUMNS * (about.size + 1) - 1;
+  find("futures").height = FUTURES / COLUMNS * (about.size + 1) - 1;
   start = about.starts[0];
   shown = start.entropy.length - 1;
   paint(find("world"), frameOf(start.frames, shown), 255);
