@@ -47,8 +47,9 @@ VISIBLE = """(player) => [...player.querySelectorAll('.apv-picture')]
 class Reader:
     """A browser page that writes down what should not happen."""
 
-    def __init__(self, browser, width):
-        self.context = browser.new_context(viewport={"width": width, "height": 900})
+    def __init__(self, browser, width, server="file:", **settings):
+        self.own = (server, "data:", "blob:")
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
         self.complaints = []
@@ -60,7 +61,7 @@ class Reader:
         self.page.on("console", self._console)
 
     def _request(self, request):
-        if not request.url.startswith(("file:", "data:", "blob:")):
+        if not request.url.startswith(self.own):
             self.complaints.append(f"request: {request.url}")
 
     def _console(self, message):
