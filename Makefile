@@ -1,7 +1,7 @@
 # make help lists what you can do. Every target first sets up what it needs and is quick the second time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup gl browser book test test-long lint lab assets clean distclean
+.PHONY: help setup gl browser book test test-long lint lab assignments slides assets clean distclean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY)  ## make .venv with the exact working set
 
@@ -36,7 +36,7 @@ book: setup gl  ## execute the notebooks and render the book (PRESET=laptop)
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/assignments/*.ipynb
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: setup gl browser lint  ## check format and types, then run the tests (at most 20 minutes)
@@ -47,6 +47,12 @@ test-long: setup gl browser  ## what needs longer: many kills, fresh environment
 
 lab: setup gl  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+assignments: setup  ## draw, release and check the four assignments (SEED="any text of your own")
+	$(BIN)/python -m apv_edu.classroom.release --seed "$(or $(SEED),0)"
+
+slides: setup gl  ## make slides of the chapters' headings and figures (PRESET=laptop)
+	$(BIN)/python book/slides.py --preset $(or $(PRESET),laptop)
 
 assets: setup  ## rewrite the checksums of assets/ after a file there has changed
 	$(BIN)/python -m apv_edu.assets

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from apv_edu.agent_config import VARIANTS, AgentConfig
-from apv_edu.behavior import Behavior, ImaginationNoise, imagination_noise, imagine
+from apv_edu.behavior import Behavior, ImaginationNoise, imagination_noise
 from apv_edu.bonus import VideoBonus
 from apv_edu.data.replay import Batch
 from apv_edu.nets.rssm import State
@@ -194,8 +194,8 @@ class APVAgent(nn.Module):
         if noise is not None and noise.starts is not None:
             start = State(start.deter[noise.starts], start.stoch[noise.starts])
         with _rounded(deter.device, precision):
-            trajectory = imagine(
-                model.rssm, behavior.actor, start, config.horizon, noise and noise.imagination
+            trajectory = behavior.imagine(
+                model.rssm, start, config.horizon, noise and noise.imagination
             )
             reward = model.reward(trajectory.features)
             *losses, metrics = behavior.losses(trajectory, reward, config)

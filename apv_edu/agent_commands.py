@@ -149,6 +149,38 @@ class ImportOfficial:
 
 
 @dataclass(frozen=True)
+class ExportOnnx:
+    """Write an agent's dream as ONNX, to run it elsewhere, with real moments to start from.
+
+    The folder then holds step.onnx, decode.onnx and dream.json.
+    """
+
+    agent: str
+    """An agent.safetensors, or the name of a shipped agent."""
+    out: Path
+    """The folder."""
+    starts: int = 6
+    """Real moments."""
+    context: int = 6
+    """Frames that the model watches before each."""
+    seed: int = 0
+    """Of the moments, and of the trace in dream.json that other runtimes can repeat."""
+
+    def run(self, command: str) -> None:
+        """Export."""
+        check_seed(self.seed)
+        from apv_edu.agent_files import load_agent
+        from apv_edu.assets import find_file
+        from apv_edu.onnx_export import export_dream
+
+        agent, story = load_agent(find_file(self.agent))
+        export_dream(
+            agent, story, self.out, starts=self.starts, context=self.context, seed=self.seed
+        )
+        print(self.out)
+
+
+@dataclass(frozen=True)
 class Curves:
     """Gather the curves of fine-tuning runs, finished or not, in one tidy CSV."""
 

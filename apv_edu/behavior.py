@@ -113,6 +113,12 @@ class Behavior(nn.Module):
         self.critic = MLP(features, heads.units, heads.layers)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
 
+    def imagine(
+        self, rssm: RSSM, start: State, horizon: int, noise: ImaginationNoise | None = None
+    ) -> Trajectory:
+        """Let this actor act inside ``rssm``: the function of the same name."""
+        return imagine(rssm, self.actor, start, horizon, noise)
+
     def losses(
         self, trajectory: Trajectory, reward: Float[Tensor, "batch steps"], config: BehaviorConfig
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 
 import tyro
 
-from apv_edu.agent_commands import Curves, Evaluate, Finetune, ImportOfficial
+from apv_edu.agent_commands import Curves, Evaluate, ExportOnnx, Finetune, ImportOfficial
 from apv_edu.commands import Collect, Export, Pack, Predict, Pretrain
 from apv_edu.config import PRETRAIN, pretrain_config
 from apv_edu.errors import InputError
@@ -24,6 +24,7 @@ Command = (
     | Export
     | Finetune
     | Evaluate
+    | ExportOnnx
     | Curves
     | Sweep
     | Report
@@ -37,6 +38,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "finetune": Finetune,
     "evaluate": Evaluate,
+    "export-onnx": ExportOnnx,
     "curves": Curves,
     "sweep": Sweep,
     "report": Report,
@@ -64,6 +66,7 @@ def parse(arguments: Sequence[str]) -> Command:
             config=finetune_config(_preset(arguments), _suite(arguments)),
         ),
         "evaluate": Evaluate(agent=missing),
+        "export-onnx": ExportOnnx(agent=missing, out=missing),
         "curves": Curves(runs=missing, out=missing),
         "sweep": Sweep(grid=missing, out=missing),
         "report": Report(files=missing, out=missing),

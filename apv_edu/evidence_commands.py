@@ -30,6 +30,8 @@ class Sweep:
     """Of the grid, do these only."""
     seeds: tuple[int, ...] = ()
     """Of the grid, do these only."""
+    have: tuple[Path, ...] = ()
+    """Tables of the same grid, such as assets/results/tabletop.csv: their runs count as done."""
     smoke: bool = False
     """Try the grid out: smallest sizes, a few steps and videos."""
     workers: int | None = None
@@ -53,6 +55,7 @@ class Sweep:
             grid,
             self.out,
             part=grid.chosen(tasks=self.tasks, methods=self.methods, seeds=self.seeds),
+            have=self.have,
             workers=self.workers,
             address=self.address,
             threads=self.threads,

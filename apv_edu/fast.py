@@ -4,26 +4,39 @@ The plain step is the one to read and the one that counts: tests hold this one a
 """
 
 import shutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from apv_edu import fast_scan
+from apv_edu.behavior import Behavior
 from apv_edu.errors import InputError
-from apv_edu.nets.layers import LayerNormGRU
+from apv_edu.nets.rssm import RSSM
 from apv_edu.nets.vision import Decoder, Encoder
+from apv_edu.optimizer import DecoupledAdam
 
 Step = Callable[..., dict[str, Tensor]]
 WARMUP = 3
 """Plain steps before a recording, in which libraries choose their algorithms and compile."""
 
 
-def compile_parts(model: nn.Module) -> None:
-    """Let ``torch.compile`` write the training code of encoder, decoder and, on a GPU, GRU cells.
+def compile_parts(
+    model: nn.Module, optimizers: Iterable[DecoupledAdam] = (), *, loops: bool | None = None
+) -> None:
+    """Let ``torch.compile`` write training code, and take the loops of ``apv_edu.fast_scan``.
 
-    In place: the weights keep their names. Only calls that want gradients run compiled code;
-    acting and validation, with their other shapes, would each compile anew. The first step takes
-    a minute or more.
+    In place: the weights keep their names. Only calls that want gradients run other code; acting
+    and validation, with their other shapes, would each compile anew. Encoder and decoder are
+    compiled everywhere. The first step takes a minute or more.
+
+    Args:
+        model: or an agent.
+        optimizers: on a GPU their steps are compiled as well.
+        loops: whether to compile a step of the loops, too; None is on a GPU only, where a loop of
+            small kernels costs more than its arithmetic.
 
     Raises:
         InputError: without a C++ compiler, which the code for a CPU needs.
@@ -34,19 +47,32 @@ def compile_parts(model: nn.Module) -> None:
             "The fast path needs a C++ compiler and none is installed: install g++, or train "
             "without it."
         )
-    kinds = (Encoder, Decoder) if on_cpu else (Encoder, Decoder, LayerNormGRU)
+    if not on_cpu:
+        for optimizer in optimizers:
+            optimizer.compile()
+    see, dream = fast_scan.see, fast_scan.dream
+    if not on_cpu if loops is None else loops:
+        see, dream = _compiled(see), _compiled(dream)
     for part in model.modules():
-        if isinstance(part, kinds):
-            part.forward = _compiled(part.forward)
+        if isinstance(part, (Encoder, Decoder)):
+            part.forward = _when_learning(_compiled(part.forward), part.forward)
+        elif isinstance(part, RSSM):
+            quick = partial(fast_scan.observe, part, step=see)
+            part.observe = _when_learning(quick, part.observe)
+        elif isinstance(part, Behavior):
+            quick = partial(fast_scan.imagine, part.actor, step=dream)
+            part.imagine = _when_learning(quick, part.imagine)
 
 
-def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled = torch.compile(plain, dynamic=False)
+def _compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(plain, dynamic=False)
 
-    def forward(*inputs: Tensor) -> Tensor:
-        return compiled(*inputs) if torch.is_grad_enabled() else plain(*inputs)
 
-    return forward
+def _when_learning(quick: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(*inputs: Any, **options: Any) -> Any:
+        return (quick if torch.is_grad_enabled() else plain)(*inputs, **options)
+
+    return choose
 
 
 class GraphedStep:

@@ -42,6 +42,10 @@ class DecoupledAdam:
         self.m, self.v = [change(m) for m in self.m], [change(v) for v in self.v]
         self.steps = self.steps.to(self.m[0].device)
 
+    def compile(self) -> None:
+        """Let ``torch.compile`` write the step of a GPU: a few passes through memory, not ten."""
+        self._in_many = torch.compile(self._in_many, dynamic=False)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for p in self.params:

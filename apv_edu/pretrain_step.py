@@ -120,7 +120,7 @@ def choose_step(
 
     if not config.fast:
         return plain
-    compile_parts(model)
+    compile_parts(model, [state.optimizer])
     if processes.size > 1:
         return plain
     shape, generator = (

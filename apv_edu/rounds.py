@@ -39,7 +39,7 @@ def choose_update(agent: APVAgent, config: FinetuneConfig) -> Update:
             return agent.update(batch, noise, config.precision)
 
         return plain
-    compile_parts(agent)
+    compile_parts(agent, agent.optimizers.values())
     generator = torch.Generator(device)
 
     def learn(*tensors: Tensor) -> dict[str, Tensor]:

@@ -4,13 +4,11 @@ Ray only maps: what is done is what the jobs' own files say. So whatever is kill
 driver or all of Ray, the same command goes on and ends with the same table, but for the timings.
 """
 
-import csv
-import io
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +17,11 @@ from tqdm import tqdm
 
 from apv_edu.config import check_counts, check_range
 from apv_edu.errors import Busy, InputError
-from apv_edu.files import locked, write_atomically
+from apv_edu.files import locked
 from apv_edu.grid import Grid
 from apv_edu.sweep_jobs import FinetuneJob, Job, PretrainJob, do, git_revision, plan
+from apv_edu.sweep_table import MODELS, TABLE, adopt, write_models, write_table
 
-TABLE, MODELS = "results.csv", "models.csv"
-COLUMNS = (
-    "task",
-    "method",
-    "seed",
-    "env_step",
-    "success",
-    "return",
-    "wall_seconds",
-    "cpu_seconds",
-    "revision",
-    "versions",
-)
 RETRIES = 20
 """Times that Ray starts a job again whose worker was killed."""
 RESTARTS = 5
@@ -115,6 +101,7 @@ def sweep(
     out: Path | str,
     *,
     part: Grid | None = None,
+    have: Sequence[Path] = (),
     workers: int | None = None,
     address: str | None = None,
     threads: int = 1,
@@ -130,6 +117,7 @@ def sweep(
         grid: the runs, and the videos and models that they need.
         out: folder of the sweep, which every worker has to see under the same path.
         part: the runs of the grid to do now; None is all. The table has whatever is done.
+        have: tables of the same grid, whose runs count as done.
         workers: processes at once on this machine; None is one for each core.
         address: of a Ray cluster (``auto``, ``host:port``, ``ray://...``); None starts a Ray here.
         threads: of torch in each process. Other numbers round differently.
@@ -138,8 +126,9 @@ def sweep(
         command: what to note in the files as the command that made them.
 
     Raises:
-        InputError: when a finished job has other settings than the grid, another sweep works in
-            ``out``, Ray is missing or cannot be reached, or dies again and again.
+        InputError: when a finished job has other settings than the grid, a table of ``have`` is
+            none of this grid, another sweep works in ``out``, Ray is missing or cannot be reached,
+            or dies again and again.
     """
     out = Path(out).resolve()
     cluster = Cluster(address, workers, threads, gpus)
@@ -148,7 +137,7 @@ def sweep(
     cells = [job for job in everything if isinstance(job, FinetuneJob)]
     models = [job for job in everything if isinstance(job, PretrainJob)]
     bar = tqdm(total=sum(job.updates for job in jobs), unit="update", disable=not progress)
-    before = sum(job.updates_done() for job in jobs)
+    before = 0
 
     def watch(waiting: int, failed: int) -> None:
         write_table(out / TABLE, cells)
@@ -158,6 +147,9 @@ def sweep(
         bar.set_postfix(left=waiting, failed=failed)
 
     with locked(out), bar:
+        for table in have:
+            adopt(Path(table), cells)
+        before = sum(job.updates_done() for job in jobs)
         failed: dict[str, str] = {}
         restarts = 0
         watch(0, 0)
@@ -246,42 +238,3 @@ def _ray() -> Any:
     except ModuleNotFoundError as error:
         raise InputError('A sweep needs Ray: run `pip install "ray>=2.40"`.') from error
     return ray
-
-
-def write_table(path: Path, cells: Sequence[FinetuneJob]) -> None:
-    """Write the rows of the runs that are done, sorted, the random policy's once for each seed.
-
-    Raises:
-        InputError: when a ``done.json`` is damaged or of other settings, or the disk is full.
-    """
-    rows: dict[tuple, dict[str, Any]] = {}
-    methods = {
-        name: index for index, name in enumerate(dict.fromkeys(c.cell.method for c in cells))
-    }
-    for cell in cells:
-        if (story := cell.done()) is None:
-            continue
-        for row in story["rows"]:
-            versions = "; ".join(f"{name} {value}" for name, value in story["versions"].items())
-            order = methods.get(row["method"], -1)
-            row = {**row, "revision": story["revision"], "versions": versions}
-            rows.setdefault((row["task"], order, row["seed"], row["env_step"]), row)
-    _write(path, COLUMNS, [rows[key] for key in sorted(rows)])
-
-
-def write_models(path: Path, models: Sequence[PretrainJob]) -> None:
-    """Write what each video model that is done took: its updates, and seconds by the clock.
-
-    Raises:
-        InputError: when a ``done.json`` or a log is damaged or of other settings, or the disk full.
-    """
-    columns = ("model", "seed", "updates", "clock_seconds")
-    _write(path, columns, [model.row() for model in models if model.done() is not None])
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([row[name] for name in columns] for row in rows)
-    write_atomically(path, text.getvalue().encode())

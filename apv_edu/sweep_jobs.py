@@ -63,6 +63,11 @@ class Job:
             )
         return story
 
+    def finish(self, story: Mapping[str, Any]) -> None:
+        """Say in ``done.json`` that it is done, and how."""
+        content = json.dumps({**story, "settings": self.settings}, indent=1) + "\n"
+        write_atomically(self.folder / DONE, content.encode())
+
     def updates_done(self) -> int:
         """Gradient steps that it has logged so far."""
         with suppress(OSError, ValueError, IndexError):
@@ -250,13 +255,12 @@ def do(job: Job, threads: int, command: str, revision: str) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     story = job.work(threads, command)
     story |= {
-        "settings": job.settings,
         "revision": revision,
         "versions": provenance("", seed=0, steps=0)["versions"],
         "wall_seconds": round(time.perf_counter() - wall, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
-    write_atomically(job.folder / DONE, (json.dumps(story, indent=1) + "\n").encode())
+    job.finish(story)
 
 
 def cell_rows(folder: Path, cell: Cell) -> list[dict[str, Any]]:

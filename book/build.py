@@ -4,7 +4,8 @@
 
 What is under ``--out`` afterwards:
 
-    cache/           executed notebooks, kept until what they depend on changes
+    cache/           executed notebooks, kept until what they depend on changes, and a runtime
+    dream/           the model that one page runs in the browser
     source/          the pages as Sphinx read them, with executed notebooks
     html/            the book; html/index.html opens it
     run_times.json   how long each notebook took
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from addresses import in_colab
 
 from apv_edu.files import write_atomically
 
@@ -34,6 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ("smoke", "laptop", "colab", "paper")
 ACCOUNT = Path(__file__).with_name("reproducibility.py")
 """Makes the page of the same name, in a book that has it."""
+DREAM = Path(__file__).with_name("dream.py")
+"""Makes the scripts of the page of the same name, in a book that has it."""
 TOOLS = "apv_edu torch numpy matplotlib gymnasium mujoco dm_control metaworld"
 """Packages that compute or draw what a notebook shows."""
 
@@ -162,8 +166,10 @@ def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
     for run, path in zip(runs, executed, strict=True):
         page = nbformat.read(path, as_version=4)
         words = f"*This page ran in {_duration(run.seconds)} at the preset `{run.preset}`"
-        label = nbformat.v4.new_markdown_cell(f"{words} on {_plural(run.cores, 'core')}.*")
-        page.cells.insert(1, label)
+        link = in_colab(f"notebooks/{run.name}.ipynb", root)
+        button = f"{{bdg-link-primary}}`Open in Colab <{link}>`"
+        label = f"{words} on {_plural(run.cores, 'core')}.*\n\n{button}"
+        page.cells.insert(1, nbformat.v4.new_markdown_cell(label))
         nbformat.write(page, source / "notebooks" / f"{run.name}.ipynb")
     _write(source / "book" / "run_times.md", _table(runs))
     return runs
@@ -176,10 +182,25 @@ def account(root: Path, *arguments: str) -> None:
         BuildError: with the script's own sentence, for a figure or a file without a command.
     """
     if "book/reproducibility" in pages(root):
-        command = [sys.executable, str(ACCOUNT), "--root", str(root), *arguments]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise BuildError(f"The page on reproducibility: {result.stderr.strip()}")
+        _make(ACCOUNT, "--root", str(root), *arguments)
+
+
+def dream(root: Path, cache: Path, folder: Path) -> None:
+    """Make the scripts of the page that dreams in ``folder``, if the book has it.
+
+    Raises:
+        BuildError: with the script's own sentence, when its runtime cannot be had.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if "book/dream" in pages(root):
+        _make(DREAM, "--cache", str(cache), "--out", str(folder))
+
+
+def _make(script: Path, *arguments: str) -> None:
+    command = [sys.executable, str(script), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise BuildError(f"The page {script.stem}: {result.stderr.strip()}")
 
 
 def render(source: Path, html: Path) -> None:
@@ -221,13 +242,16 @@ def build(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    cache = cache or out / "cache"
     account(root, "--check")
+    dream(root, cache, out / "dream")
     print(f"Notebooks, preset {preset}:", flush=True)
     executed = [
-        execute(path, preset=preset, seed=seed, cache=cache or out / "cache", root=root)
-        for path in chapters(root)
+        execute(path, preset=preset, seed=seed, cache=cache, root=root) for path in chapters(root)
     ]
     runs = stage(root, out / "source", executed)
+    if (out / "dream").is_dir():
+        shutil.copytree(out / "dream", out / "source/book/style/dream", dirs_exist_ok=True)
     _write(out / "run_times.json", json.dumps([asdict(run) for run in runs], indent=2) + "\n")
     account(root, "--out", str(out))
     print("Pages: rendering ...", end=" ", flush=True)

@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).with_name("pdf.js")
 """Turns what moves into what can be printed."""
 CONTENTS = "contents"
 
-STYLE = """<style>
+STYLE = """<style>@page { size: A4; margin: 18mm; }
 body { font: 11pt/1.5 "DejaVu Sans", sans-serif; margin: 0; }
 h1 { font-size: 30pt; margin: 12mm 0 2mm; } h1 + p { margin: 0 0 8mm; }
 h2 { font-size: 11pt; margin: 4mm 0 0; } a { color: inherit; text-decoration: none; display: flex; }
@@ -81,8 +81,8 @@ def headings(page: Page, level: str) -> list[str]:
 
 def to_pdf(page: Page) -> PdfReader:
     """What the browser shows, printed."""
-    options = {"prefer_css_page_size": True, "print_background": True}
-    return PdfReader(io.BytesIO(page.pdf(**options, tagged=True, outline=True)))
+    data = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
+    return PdfReader(io.BytesIO(data))
 
 
 def contents(page: Page, book: str, printed: list[Printed]) -> PdfReader:
@@ -97,14 +97,7 @@ def contents(page: Page, book: str, printed: list[Printed]) -> PdfReader:
             lines.append(f'<a href="{target}">{html.escape(one.title)}<span>{number}</span></a>')
             number += len(one.pdf.pages)
         page.set_content("\n".join(lines))
-        pdf = PdfReader(
-            io.BytesIO(
-                page.pdf(
-                    format="A4",
-                    margin={side: "18mm" for side in ("top", "bottom", "left", "right")},
-                )
-            )
-        )
+        pdf = to_pdf(page)
         before = len(pdf.pages)
     assert pdf is not None
     return pdf

@@ -1,5 +1,7 @@
-"""What tests of fine-tuning share: a tiny video model, and a run that nobody disturbed."""
+"""What several tests share: a tiny video model, a run that nobody disturbed, the built wheel."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     run(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's wheel, built from this checkout."""
+    out = tmp_path_factory.mktemp("wheel")
+    root = Path(__file__).resolve().parent.parent
+    arguments = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(root)]
+    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
+    return next(out.glob("apv_edu-*.whl"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import apv_edu.agent
 from apv_edu.agent import APVAgent
 from apv_edu.agent_config import (
     VARIANTS,
@@ -13,6 +12,7 @@ from apv_edu.agent_config import (
     HeadSize,
     WorldModelConfig,
 )
+from apv_edu.behavior import Behavior
 from apv_edu.config import ModelSize
 from apv_edu.data.replay import Batch
 from apv_edu.errors import InputError
@@ -169,13 +169,13 @@ def test_an_update_trains_the_world_model_as_its_own_loss_says(monkeypatch):
 
 def test_imagination_starts_from_posteriors_of_the_batch(monkeypatch):
     starts = []
-    plain = apv_edu.agent.imagine
+    plain = Behavior.imagine
 
-    def recorded(rssm, actor, start, *rest):
+    def recorded(self, rssm, start, *rest):
         starts.append(start)
-        return plain(rssm, actor, start, *rest)
+        return plain(self, rssm, start, *rest)
 
-    monkeypatch.setattr(apv_edu.agent, "imagine", recorded)
+    monkeypatch.setattr(Behavior, "imagine", recorded)
     every, some = build(), build(behavior=BehaviorConfig(horizon=3, starts=4))
     for agent in (every, some):
         draws = noise(agent)

@@ -87,6 +87,26 @@ def test_all_goes_on_without_a_bench_that_is_impossible_here(pretend, monkeypatc
     assert pretend["scaling"] == ("small",) and pretend["data"] is None
 
 
+def test_bars_of_tables_that_several_machines_made(pretend, tmp_path, capsys):
+    table = str(tmp_path / "speed.csv")
+    command.main(["all", "--csv", table])
+    before = (tmp_path / "speed_bars.csv").read_bytes()
+    (tmp_path / "speed_bars.csv").unlink()
+    assert command.main(["bars", "--csv", table]) == 0
+    assert (tmp_path / "speed_bars.csv").read_bytes() == before
+    (tmp_path / "speed_gpu.csv").unlink()
+    capsys.readouterr()
+    assert command.main(["bars", "--csv", table]) == 0
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_bars_want_tables(tmp_path, capsys):
+    assert command.main(["bars"]) == 2
+    assert "bars reads the tables beside --csv: name it" in capsys.readouterr().err
+    assert command.main(["bars", "--csv", str(tmp_path / "speed.csv")]) == 2
+    assert "no table such as" in capsys.readouterr().err
+
+
 def test_an_unwritable_file_is_named(pretend, tmp_path, capsys):
     for option in ("--json", "--csv"):
         assert command.main(["pretrain", option, str(tmp_path)]) == 2
@@ -132,7 +152,7 @@ def test_bars_are_of_columns_that_exist(monkeypatch):
     """A bar of a column that a bench has not would never be measured."""
     from apv_edu.bench import data, finetune, gpu, measure, memory, pretrain, replay
 
-    monkeypatch.setattr(gpu, "compile_parts", lambda model: None)
+    monkeypatch.setattr(gpu, "compile_parts", lambda *_: None)
     monkeypatch.setattr(measure, "GEMM", 64)
     for module in (pretrain, finetune):
         monkeypatch.setattr(module, "compiled", lambda model, step: 1.0)

@@ -4,11 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import addresses
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FIRST = CHAPTERS[0]
 
 
 def cells(path: Path, kind: str) -> list[dict]:
@@ -28,7 +28,7 @@ class TestChapter:
 
     def test_begins_with_the_installation_then_the_parameters(self, path: Path):
         install, parameters = cells(path, "code")[:2]
-        assert text(install) == text(cells(FIRST, "code")[0])
+        assert text(install) == addresses.first_cell()
         assert parameters["metadata"]["tags"] == ["parameters"]
         assert text(parameters).startswith('PRESET = "laptop"\nSEED = 0')
 
@@ -55,7 +55,3 @@ class TestChapter:
         code = "".join(text(cell) for cell in cells(path, "code"))
         assert "plt.show(" not in code
         assert all(f"show.{kind}(" in code for kind in ("figure", "video", "explore"))
-
-
-def test_the_install_cell_leaves_torch_alone():
-    assert "torch" not in text(cells(FIRST, "code")[0])

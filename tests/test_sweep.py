@@ -9,8 +9,9 @@ from apv_edu import sweep_jobs
 from apv_edu.errors import Busy, InputError
 from apv_edu.files import locked
 from apv_edu.grid import Grid, read_grid
-from apv_edu.sweep import COLUMNS, sweep, write_table
+from apv_edu.sweep import sweep
 from apv_edu.sweep_jobs import DONE, FinetuneJob, plan
+from apv_edu.sweep_table import COLUMNS, adopt, write_table
 
 TIMINGS = ("wall_seconds", "cpu_seconds")
 GRID = Path(__file__).parents[1] / "assets/results/tabletop.toml"
@@ -130,6 +131,56 @@ def test_a_part_leaves_the_others_rows_in_the_table(swept, tmp_path):
     assert (out / "results.csv").read_bytes() == table
     write_table(tmp_path / "part.csv", [j for j in plan(part, out) if isinstance(j, FinetuneJob)])
     assert {row["method"] for row in rows(tmp_path / "part.csv")} == {"random", "APV"}
+
+
+def finetunings(grid: Grid, out: Path) -> list[FinetuneJob]:
+    return [job for job in plan(grid, out) if isinstance(job, FinetuneJob)]
+
+
+def test_runs_of_a_table_count_as_done(swept, tmp_path, monkeypatch):
+    """A shipped table goes on elsewhere, to the byte; models of adopted runs are not made again."""
+    out, grid = swept
+    monkeypatch.setattr(sweeper, "_map", lambda *_: pytest.fail("nothing is left to do"))
+    done = sweep(grid, tmp_path, have=[out / "results.csv"], progress=False)
+    assert done.done == done.runs == 4
+    assert done.table.read_bytes() == (out / "results.csv").read_bytes()
+
+
+def test_a_part_of_a_table_leaves_the_rest_to_do(swept, tmp_path):
+    out, grid = swept
+    lines = (out / "results.csv").read_text().splitlines(keepends=True)
+    table = tmp_path / "half.csv"
+    table.write_text("".join(line for line in lines if ",11," not in line))
+    cells = finetunings(grid, tmp_path)
+    assert adopt(table, cells) == 2 and adopt(table, cells) == 0
+    assert {job.cell.seed for job in cells if job.done() is not None} == {10}
+    left = [job for job in sweeper._left(plan(grid, tmp_path)) if isinstance(job, FinetuneJob)]
+    assert [job.cell.seed for job in left] == [11, 11]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace(",80,", ",60,"), "ends at step 60 and the grid goes on to 80"),
+        (
+            lambda text: text.replace("env_step", "steps"),
+            "no table of a sweep .its columns are",
+        ),
+        (
+            lambda text: text.replace(",10,80,", ",ten,80,"),
+            "no table of a sweep .invalid",
+        ),
+        (lambda text: "\0", "is no table of a sweep"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(swept, tmp_path, change, words):
+    out, grid = swept
+    table = tmp_path / "table.csv"
+    table.write_text(change((out / "results.csv").read_text()))
+    cells = finetunings(grid, tmp_path / "out")
+    with pytest.raises(InputError, match=words):
+        adopt(table, cells)
+    assert not any(job.done() for job in cells)
 
 
 def test_damaged_files_are_named(swept, tmp_path):

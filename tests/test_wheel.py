@@ -29,14 +29,6 @@ print(json.dumps({"file": apv_edu.__file__, "shape": shape, "styles": sorted(sty
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    arguments = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)]
-    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
-    return next(out.glob("apv_edu-*.whl"))
-
-
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {

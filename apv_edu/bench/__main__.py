@@ -1,7 +1,8 @@
 """Measure speed: print a table, and keep it as JSON or CSV.
 
 ``all`` runs every bench, which takes about half an hour, and holds the promises of
-``apv_edu.bench.bars`` against the figures.
+``apv_edu.bench.bars`` against the figures. ``bars`` does the latter with tables that are there
+already, some of them from a machine with a GPU.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
+from apv_edu.bench.bars import BARS, held_against
 from apv_edu.errors import InputError
 from apv_edu.files import write_atomically
 
@@ -24,6 +26,7 @@ BENCHES = {
     "finetune": "apv_edu.bench.finetune:bench_finetune",
     "policy": "apv_edu.bench.finetune:bench_policy",
     "gpu": "apv_edu.bench.gpu:bench_gpu",
+    "kernels": "apv_edu.bench.kernels:bench_kernels",
     "memory": "apv_edu.bench.memory:bench_memory",
     "replay": "apv_edu.bench.replay:bench_replay",
     "render": "apv_edu.bench.render:bench_render",
@@ -84,10 +87,35 @@ def write_csv(path: Path, rows: Sequence[dict]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def read_tables(path: Path | None) -> dict[str, list[dict]]:
+    """What ``all`` wrote: ``speed.csv`` finds the rows of ``speed_render.csv`` and its like.
+
+    Raises:
+        InputError: without a name, or where there is no such table.
+    """
+    if path is None:
+        raise InputError("bars reads the tables beside --csv: name it, such as assets/speed.csv.")
+    tables = {}
+    for what in BENCHES:
+        with suppress(FileNotFoundError), path.with_stem(f"{path.stem}_{what}").open() as file:
+            tables[what] = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    if not tables:
+        example = path.with_stem(f"{path.stem}_render")
+        raise InputError(f"There is no table such as {example}: make them with `bench all` first.")
+    return tables
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one bench or all; the exit status is 2 where the reader can mend what went wrong."""
     parser = argparse.ArgumentParser(prog="python -m apv_edu.bench", description=__doc__)
-    parser.add_argument("what", choices=[*BENCHES, "all"])
+    parser.add_argument("what", choices=[*BENCHES, "all", "bars"])
     parser.add_argument(
         "--sizes", nargs="+", choices=SIZES, help="of the models; each bench has its own default"
     )
@@ -104,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.what == "all":
                 content = run_all(options.sizes)
                 files = {f"_{what}": rows for what, rows in content.items()}
+            elif options.what == "bars":
+                content = held_against(BARS, read_tables(options.csv))
+                print(table(content))
+                files = {"_bars": content}
             else:
                 content = run(options.what, options.sizes)
                 print(table(content))
@@ -123,7 +155,6 @@ def run_all(sizes: Sequence[str] | None = None) -> dict[str, list[dict]]:
 
     A bench that is impossible here, such as drawing without OpenGL, says so and is left out.
     """
-    from apv_edu.bench.bars import BARS, held_against
     from apv_edu.bench.measure import machine
 
     tables = {}

@@ -44,10 +44,7 @@ def bench_gpu(
     Raises:
         InputError: where there is no such device.
     """
-    try:
-        place = choose_device(device)
-    except InputError as error:
-        raise InputError("gpu measures a CUDA GPU and there is none here: leave it out.") from error
+    place = where(device, "gpu")
     peak = _peak(place, product, rounds)
     return [
         row
@@ -57,10 +54,30 @@ def bench_gpu(
     ]
 
 
+def named(device: torch.device) -> dict[str, str]:
+    """What the figures depend on: the card and the version of torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "torch": torch.__version__}
+
+
+def where(device: str, bench: str) -> torch.device:
+    """The device to measure.
+
+    Raises:
+        InputError: where there is no such device.
+    """
+    try:
+        return choose_device(device)
+    except InputError as error:
+        raise InputError(
+            f"{bench} measures a CUDA GPU and there is none here: leave it out."
+        ) from error
+
+
 def _peak(device: torch.device, edge: int, rounds: int) -> float:
     """Operations a second in products of square bf16 matrices."""
     left, right = torch.randn(2, edge, edge, device=device, dtype=torch.bfloat16)
-    task = _waiting(lambda: left @ right, device)
+    task = waiting(lambda: left @ right, device)
     return 2 * edge**3 / interleaved({"product": task}, rounds)["product"][0]
 
 
@@ -68,13 +85,10 @@ def _rows(
     size: str, kind: str, batch: int, length: int, device: torch.device, rounds: int, peak: float
 ) -> list[dict]:
     log.info(f"gpu: {kind}, {size} model, {batch}x{length} frames")
-    torch.compiler.reset()  # after a few models torch would give up and run them uncompiled
-    make = _pretraining if kind == "pre-training" else _finetuning
-    updates, work = make(size, batch, length, device)
-    for _ in range(WARMUP):  # the next call records the graph
-        updates["graph"]()
-    tasks = {name: _waiting(update, device) for name, update in updates.items()}
+    updates, work = ways_of(kind, size, batch, length, device)
+    tasks = {name: waiting(update, device) for name, update in updates.items()}
     seconds = {name: wall for name, (wall, _) in interleaved(tasks, rounds).items()}
+    log.info(", ".join(f"{name} {1e3 * wall:.1f} ms" for name, wall in seconds.items()))
     seconds["arithmetic"] = work / peak
     on_gpu = device.type == "cuda"
     return [
@@ -83,8 +97,7 @@ def _rows(
             "update": kind,
             "batch": f"{batch}x{length}",
             "way": way,
-            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
-            "torch": torch.__version__,
+            **named(device),
             "wall_ms": 1e3 * wall,
             "tflops": work / wall / 1e12,
             "times_naive": seconds["naive eager"] / wall,
@@ -96,10 +109,24 @@ def _rows(
     ]
 
 
+def ways_of(
+    kind: str, size: str, batch: int, length: int, device: torch.device
+) -> tuple[dict[str, Update], int]:
+    """The ways of one update, by name, and the operations that it takes.
+
+    That of ``graph`` is compiled, and records itself at its next call.
+    """
+    torch.compiler.reset()  # after a few models torch would give up and run them uncompiled
+    make = _pretraining if kind == "pre-training" else _finetuning
+    updates, work = make(size, batch, length, device)
+    for _ in range(WARMUP):
+        updates["graph"]()
+    return updates, work
+
+
 def _pretraining(
     size: str, batch: int, length: int, device: torch.device
 ) -> tuple[dict[str, Update], int]:
-    """Three ways of the same update, and the operations that it takes."""
     config = PretrainConfig(model=CONFIGS[size].model)
     precision = choose_precision("auto", device)
     frames = random_frames(config.model, batch, length).to(device)
@@ -116,7 +143,7 @@ def _pretraining(
         return GraphedStep(step, generator)
 
     naive, careful, fast = NaiveStep(new().model), new(), new()
-    compile_parts(fast.model)
+    compile_parts(fast.model, [fast.optimizer])
     eager, graphed = (learn(state, torch.Generator(device)) for state in (careful, fast))
     updates: dict[str, Update] = {
         "naive eager": lambda: naive.step(frames),
@@ -142,7 +169,7 @@ def _finetuning(
     careful, fast = (APVAgent(config, ACTION_DIM).to(device) for _ in range(2))
     # Broadcasting would fill the memory at the larger batch.
     naive = NaiveAgentStep(careful, search="matmul")
-    compile_parts(fast)
+    compile_parts(fast, fast.optimizers.values())
     eager, graphed = (learn(agent, torch.Generator(device)) for agent in (careful, fast))
     updates: dict[str, Update] = {
         "naive eager": lambda: naive.step(experience),
@@ -152,7 +179,7 @@ def _finetuning(
     return updates, flops_per_update(config, ACTION_DIM, batch, length)
 
 
-def _waiting(update: Update, device: torch.device) -> Update:
+def waiting(update: Update, device: torch.device) -> Update:
     """``update``, done when the GPU is."""
 
     def task() -> None:

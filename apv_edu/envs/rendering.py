@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import atexit
+import contextlib
 import copy
 import ctypes
 import importlib
@@ -19,7 +20,9 @@ from apv_edu.envs.meshes import drawing_copy
 from apv_edu.errors import InputError
 
 Quality = Literal["exact", "fast"]
-INSTALL_GL = "apt-get install -y --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri"
+GL_PACKAGES = ("libegl1", "libopengl0", "libgl1-mesa-dri")
+"""Debian's and Ubuntu's packages for drawing without a screen."""
+INSTALL_GL = f"apt-get install -y --no-install-recommends {' '.join(GL_PACKAGES)}"
 _EGL_DEVICE_PLATFORM = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 
 
@@ -80,6 +83,7 @@ def choose_gl() -> str:
         raise InputError(
             f"MUJOCO_GL={asked} cannot draw frames: unset it, or set it to egl, osmesa or glfw."
         )
+    _load_triton()
     for backend in [asked] if asked else probes:
         if probes[backend]():
             os.environ["MUJOCO_GL"] = backend
@@ -87,6 +91,15 @@ def choose_gl() -> str:
     wanted = f"MUJOCO_GL={asked} asks for an" if asked else "There is no headless"
     missing = "OpenGL that is not installed" if asked else "OpenGL to draw frames with"
     raise InputError(f"{wanted} {missing}: install it with `{INSTALL_GL}`.")
+
+
+def _load_triton() -> None:
+    """Load Triton, where PyTorch brings it, before Mesa.
+
+    Later it would take Mesa's LLVM for its own and crash. The other way round they do not meet.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
 
 
 class Renderer:

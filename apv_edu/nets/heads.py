@@ -53,8 +53,14 @@ class Actor(nn.Module):
         x = features
         for layer in self.layers:
             x = F.elu(layer(x))
-        loc, std = self.out(x).to(features.dtype), self.std(x).to(features.dtype)
-        return TruncatedNormal(loc.tanh(), 2 * (std / 2).sigmoid() + MIN_STD)
+        return policy(self.out(x).to(features.dtype), self.std(x).to(features.dtype))
+
+
+def policy(
+    out: Float[Tensor, "*batch action"], std: Float[Tensor, "*batch action"]
+) -> TruncatedNormal:
+    """The distribution of an action, from what the actor's two last layers say."""
+    return TruncatedNormal(out.tanh(), 2 * (std / 2).sigmoid() + MIN_STD)
 
 
 def _hidden(features: int, units: int, layers: int) -> nn.ModuleList:

@@ -31,21 +31,30 @@ class LayerNormGRU(nn.Module):
     Source: official file ``common/nets.py``, class ``GRUCell``.
     """
 
+    EPS = 1e-3
+    """Of the norm."""
+
     def __init__(self, inputs: int, units: int, update_bias: float = -1.0):
         super().__init__()
         self.update_bias = update_bias
         self.gates = glorot(nn.Linear(inputs + units, 3 * units))
-        self.norm = nn.LayerNorm(3 * units, eps=1e-3)
+        self.norm = nn.LayerNorm(3 * units, eps=self.EPS)
 
     def forward(
         self, x: Float[Tensor, "batch inputs"], h: Float[Tensor, "batch units"]
     ) -> Float[Tensor, "batch units"]:
         """The next state, from input ``x`` and state ``h``."""
         gates = self.norm(self.gates(torch.cat([x, h], -1)).to(h.dtype))
+        return self.move(gates, h, self.update_bias)
+
+    @staticmethod
+    def move(
+        gates: Float[Tensor, "batch gates"], h: Float[Tensor, "batch units"], update_bias: float
+    ) -> Float[Tensor, "batch units"]:
+        """The next state, from the three normalised gates: reset, candidate, update."""
         reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update + self.update_bias)
-        return torch.lerp(h, candidate, update)
+        return torch.lerp(h, candidate, torch.sigmoid(update + update_bias))
 
 
 class PixelToPatch(nn.Module):

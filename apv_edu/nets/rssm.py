@@ -104,8 +104,7 @@ class RSSM(nn.Module):
             is_first: where an episode starts; the past before it is forgotten.
             noise: Gumbel noise of the samples; None takes the mode.
         """
-        batch, length = embed.shape[:2]
-        state = state or self.initial(batch)
+        state = state or self.initial(len(embed))
         # The first posterior layer is linear in [h, embedding]: the embedding's share of all
         # steps is one matrix product, and only the memory's share is left for the scan.
         weight_deter, weight_embed = self.posterior_hidden.weight.split(
@@ -113,12 +112,13 @@ class RSSM(nn.Module):
         )
         evidence = F.linear(embed, weight_embed, self.posterior_hidden.bias)
         deters, stochs, posteriors = [], [], []
-        for t in range(length):
+        # Cut at once: cut step by step, it would get a gradient of its whole size at every step.
+        for t, seen in enumerate(evidence.unbind(1)):
             action = None if actions is None else actions[:, t]
             if is_first is not None:
                 state, action = self._forget(is_first[:, t], state, action)
             deter = self.advance(state, action)
-            hidden = F.elu(evidence[:, t] + F.linear(deter, weight_deter))
+            hidden = F.elu(seen + F.linear(deter, weight_deter))
             logits = self.posterior_logits(hidden).to(deter.dtype)
             logits = logits.unflatten(-1, (self.stoch, self.classes))
             state = State(deter, straight_through(logits, None if noise is None else noise[:, t]))

@@ -1,16 +1,20 @@
 """The book, built once, and a browser to read it with."""
 
-import importlib
+import functools
+import http.server
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from browser import FLAGS, REMEDY, executable
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="session")
 def build() -> ModuleType:
@@ -31,21 +35,29 @@ def book(tmp_path_factory: pytest.TempPathFactory, build: ModuleType) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scripts() -> Iterator[Callable[[str], ModuleType]]:
-    """Import a script of the folder ``book`` by its name."""
-    sys.path.insert(0, str(ROOT / "book"))
-    yield importlib.import_module
-    sys.path.remove(str(ROOT / "book"))
+def served(book: Path) -> Iterator[str]:
+    """The address of a server of the book on this machine, as ``python -m http.server`` is one."""
+    handler = functools.partial(Quiet, directory=str(book))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server that tells nobody what it sends."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @pytest.fixture(scope="session")
-def browser(scripts: Callable[[str], ModuleType]) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """A headless Chromium with a fresh profile."""
-    finder = scripts("browser")
     with sync_playwright() as playwright:
-        path = finder.executable(playwright)
+        path = executable(playwright)
         if path is None:
-            pytest.fail(finder.REMEDY)
-        browser = playwright.chromium.launch(executable_path=path, args=finder.FLAGS)
+            pytest.fail(REMEDY)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+import npm
 import pytest
 from test_pages import PAGES, Reader
 
 ROOT = Path(__file__).resolve().parents[2]
 
 VERSION = "4.14.1"
-INTEGRITY = (
-    "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37Ogud"
-    "VGtQ=="
-)
+INTEGRITY = "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="  # noqa: E501
 
 SERIOUS = """async (rules) => {
     const options = {resultTypes: ['violations'], ...(rules.length ? {runOnly: rules} : {})};
@@ -24,9 +22,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def axe(scripts) -> str:
+def axe() -> str:
     """The script of axe-core, which no folder of the repository holds."""
-    npm = scripts("npm")
     cache = ROOT / "_build" / "npm"
     try:
         folder = npm.fetch("axe-core", VERSION, INTEGRITY, ["axe.min.js"], cache)

@@ -3,12 +3,11 @@
 import importlib
 import re
 import shutil
-import sys
-from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
-from types import ModuleType
 
+import equations
+import error_list
 import nbformat
 import numpy as np
 import pytest
@@ -30,33 +29,15 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 """All chapters, in order."""
 
 
-def extension(name: str) -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "book" / "extensions"))
-    try:
-        yield importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
-@pytest.fixture(scope="module")
-def errors() -> Iterator[ModuleType]:
-    yield from extension("error_list")
-
-
-@pytest.fixture(scope="module")
-def equations() -> Iterator[ModuleType]:
-    yield from extension("equations")
-
-
 def words(path: Path) -> str:
     """The prose of a notebook."""
     cells = nbformat.read(path, as_version=4).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
-def test_the_page_has_every_error_and_nothing_else(errors):
-    entries = errors.collect(ROOT / "apv_edu")
-    assert errors.faults(entries, PAGE.read_text()) == []
+def test_the_page_has_every_error_and_nothing_else():
+    entries = error_list.collect(ROOT / "apv_edu")
+    assert error_list.faults(entries, PAGE.read_text()) == []
     found = {(entry.module, entry.line) for entry in entries}
     sources = [path.read_text() for path in (ROOT / "apv_edu").rglob("*.py")]
     # Counted in another way; two are the classes themselves.
@@ -64,7 +45,7 @@ def test_the_page_has_every_error_and_nothing_else(errors):
     assert len(found) > 200
 
 
-def test_an_error_that_breaks_the_rule_is_named(errors, tmp_path):
+def test_an_error_that_breaks_the_rule_is_named(tmp_path):
     package = tmp_path / "apv_edu"
     shutil.copytree(ROOT / "apv_edu", package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "device.py").open("a") as file:
@@ -72,15 +53,15 @@ def test_an_error_that_breaks_the_rule_is_named(errors, tmp_path):
     (package / "fresh.py").write_text("def f():\n    raise InputError('No: say yes instead.')\n")
     shutil.copy(ROOT / "apv_edu" / "seeds.py", package / "fast.py")
     page = PAGE.read_text()
-    one, two, three = errors.faults(errors.collect(package), page)
+    one, two, three = error_list.faults(error_list.collect(package), page)
     assert one == "The page lists fast, which raises nothing."
     assert re.match(r"apv_edu\.device, line \d+: '‹size› is wrong\.' has no remedy", two)
     assert three == "apv_edu.fresh raises errors that the page leaves out."
     twice = page.replace("{errors} files", "{errors} files files")
-    assert "The page lists files twice." in errors.faults(errors.collect(package), twice)
+    assert "The page lists files twice." in error_list.faults(error_list.collect(package), twice)
 
 
-def test_messages_that_really_come_have_their_entry(errors, tmp_path):
+def test_messages_that_really_come_have_their_entry(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "bad.safetensors").write_text("no weights")
     (tmp_path / "grid.toml").write_text("seeds = [")
@@ -98,18 +79,18 @@ def test_messages_that_really_come_have_their_entry(errors, tmp_path):
         lambda: pretrain_config("smoke", steps=-1),
         lambda: figure_html(np.zeros(3), "A line."),  # pyright: ignore[reportArgumentType]
     ]
-    patterns = [pattern(errors, entry) for entry in errors.collect(ROOT / "apv_edu")]
+    patterns = [pattern(entry) for entry in error_list.collect(ROOT / "apv_edu")]
     for mistake in mistakes:
         with pytest.raises(InputError) as caught:
             mistake()
         assert any(one.fullmatch(str(caught.value)) for one in patterns), str(caught.value)
 
 
-def pattern(errors: ModuleType, entry) -> re.Pattern[str]:
+def pattern(entry: error_list.Entry) -> re.Pattern[str]:
     """What messages made from an entry look like; entries that pass words on match nothing."""
     if entry.passes_on:
         return re.compile("(?!)")
-    parts = re.split(errors.PLACEHOLDER, f"{entry.problem}: {entry.remedy}")
+    parts = re.split(error_list.PLACEHOLDER, f"{entry.problem}: {entry.remedy}")
     return re.compile(".*".join(re.escape(part) for part in parts[::2]), re.DOTALL)
 
 
@@ -127,7 +108,7 @@ def test_every_term_of_the_glossary_is_linked_from_a_chapter():
     assert all(re.search(r"Taught in \[.*\]\(.*\)", text) for _, text in entries)
 
 
-def test_equations_and_functions_know_each_other(equations):
+def test_equations_and_functions_know_each_other():
     texts = {f"notebooks/{path.stem}": words(path) for path in NOTEBOOKS}
     texts |= {f"book/{path.stem}": path.read_text() for path in (ROOT / "book").glob("*.md")}
     numbered = {
@@ -149,7 +130,7 @@ def test_equations_and_functions_know_each_other(equations):
 
 
 @pytest.mark.timeout(1500)
-def test_the_links_between_equations_and_functions_are_in_the_book(book, equations):
+def test_the_links_between_equations_and_functions_are_in_the_book(book):
     api = (book / "book" / "api.html").read_text("utf-8")
     for page, table in equations.EQUATIONS.items():
         text = (book / f"{page}.html").read_text("utf-8")

@@ -1,9 +1,6 @@
 """The rendered book in a browser, as files and from a server: nothing missing or cut off."""
 
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import yaml
@@ -53,10 +50,9 @@ VISIBLE = """(player) => [...player.querySelectorAll('.apv-picture')]
 class Reader:
     """A browser page that writes down what should not happen."""
 
-    def __init__(self, browser, width, home=""):
-        """``home`` is the address of a server; the book's files are opened without one."""
-        self.home = home
-        self.context = browser.new_context(viewport={"width": width, "height": 900})
+    def __init__(self, browser, width, server="file:", **settings):
+        self.own = (server, "data:", "blob:")
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
         self.complaints = []
@@ -68,7 +64,7 @@ class Reader:
         self.page.on("console", self._console)
 
     def _request(self, request):
-        if not request.url.startswith((self.home or "file:", "data:", "blob:")):
+        if not request.url.startswith(self.own):
             self.complaints.append(f"request: {request.url}")
 
     def _console(self, message):
@@ -76,40 +72,17 @@ class Reader:
             self.complaints.append(f"console: {message.text}")
 
     def open(self, path):
-        self.page.goto(f"{self.home}{path}" if self.home else path.as_uri(), wait_until="load")
+        self.page.goto(path if isinstance(path, str) else path.as_uri(), wait_until="load")
         if "mathjax" in self.page.content().lower():
             self.page.wait_for_function("!window.MathJax || window.MathJax.startup?.promise")
             self.page.evaluate("async () => { await window.MathJax?.startup?.promise }")
         return self.page
 
 
-@pytest.fixture(scope="module")
-def server(book):
-    """The address of what ``python -m http.server`` does, for the folder of the book."""
-    handler = partial(QuietHandler, directory=book)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(params=["file", "server"])
-def reader(request, browser):
-    """A reader at a large screen, of files or of what a server sends."""
-    home = request.getfixturevalue("server") if request.param == "server" else ""
-    reader = Reader(browser, 1440, home)
-    yield reader
-    reader.context.close()
-
-
-def where(reader, book, name):
-    return f"/{name}.html" if reader.home else book / f"{name}.html"
+def home(request, book):
+    """Where a reader finds the book: in a folder, or at a server."""
+    return request.getfixturevalue("served") if request.param == "server" else f"{book.as_uri()}/"
 
 
 def changes(player, control, controls, others):
@@ -124,8 +97,9 @@ def changes(player, control, controls, others):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(book, reader, name):
-    page = reader.open(where(reader, book, name))
+def test_page(browser, home, name):
+    reader = Reader(browser, 1440, home if home.startswith("http") else "file:")
+    page = reader.open(f"{home}{name}.html")
     assert page.locator("h1:visible").count() >= 1
     assert page.evaluate(UNDESCRIBED) == []
     formulas = page.locator(".math").count()
@@ -141,6 +115,7 @@ def test_page(book, reader, name):
                 f"{name}: a control does nothing"
             )
     assert reader.complaints == []
+    reader.context.close()
 
 
 def test_index_opens_the_introduction(book, browser):

@@ -229,3 +229,16 @@ print(world.reset()[0]["image"].std() > 0)
 """
     done = python(code)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.gl
+def test_triton_is_loaded_before_any_opengl(tmp_path):
+    """A Triton that is loaded after Mesa crashes."""
+    (tmp_path / "triton.py").write_text("print('libEGL' in open('/proc/self/maps').read())")
+    code = (
+        "from apv_edu.envs.rendering import choose_gl; print(choose_gl());"
+        "import ctypes; ctypes.CDLL('libEGL.so.1');"
+        "print('libEGL' in open('/proc/self/maps').read())"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert python(code, PYTHONPATH=path).stdout.split() == ["False", "egl", "True"]

@@ -1,0 +1,1 @@
+"""Assignments: drawn from the masters by a teacher's seed, released with Otter, graded safely."""
