@@ -73,7 +73,7 @@ def _download(package: str, version: str, integrity: str, tarball: Path) -> None
             ) from None
         found = sorted(Path(work).glob("*.tgz"))
         if result.returncode or not found:
-            said = (result.stderr.strip() or "npm said nothing").splitlines()
+            said = (str(result.stderr).strip() or "npm said nothing").splitlines()
             reason = next((line for line in said if "code" in line or "request" in line), said[-1])
             raise FetchError(
                 f"{what} could not be fetched from the npm registry ({reason}): check the network, "

@@ -123,7 +123,8 @@ def draw_assignment(master: Path, seed: str) -> Assignment:
         try:
             question, drawn = _draw_question(block, config, Draw(key), given)
         except Exception as error:
-            raise InputError(f"{master}, question {config['name']}: {error!r}.") from error
+            where = f"{master}, question {config['name']}, stops with {error!r}"
+            raise InputError(f"{where}: mend the cells of this question.") from error
         questions.append(question)
         cells += drawn
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -232,7 +233,10 @@ def _read_test(source: str) -> Test:
     """A test with the configuration on top of it, as ``otter assign`` reads it."""
     found = re.match(r'""" *# BEGIN TEST CONFIG\n(.*?)""" *# END TEST CONFIG\n(.*)', source, re.S)
     if found is None:
-        raise InputError(f"A test says nothing of its points:\n{source}")
+        start = source.strip().partition("\n")[0]
+        raise InputError(
+            f"The test {start!r} says nothing of its points: begin it with a test config."
+        )
     config = yaml.safe_load(found[1])
     return Test(found[2].strip(), config["points"], config.get("hidden", False))
 
@@ -241,6 +245,8 @@ def _changed(solution: str, change: dict[str, str], space: dict[str, Any]) -> st
     """The solution with some of its text replaced."""
     for old, new in change.items():
         if old not in solution:
-            raise InputError(f"A wrong answer changes {old!r}, which the solution does not have")
+            raise InputError(
+                f"A wrong answer changes {old!r}, which the solution lacks: name a text of it."
+            )
         solution = solution.replace(old, new)
     return _literals(solution, space)

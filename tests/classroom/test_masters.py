@@ -131,8 +131,8 @@ def test_names_become_literals_and_forms_are_chosen(tmp_path: Path):
     ("cells", "words"),
     [
         ([BEGIN], "has no end"),
-        ([BEGIN, ("code", "# DRAW\n1 / 0"), END], r"question q1: ZeroDivisionError"),
-        ([BEGIN, ("markdown", "{{MISSING}}"), END], r"question q1: NameError"),
+        ([BEGIN, ("code", "# DRAW\n1 / 0"), END], r"question q1, stops with ZeroDivisionError"),
+        ([BEGIN, ("markdown", "{{MISSING}}"), END], r"question q1, stops with NameError"),
         (
             [
                 BEGIN,
@@ -141,11 +141,11 @@ def test_names_become_literals_and_forms_are_chosen(tmp_path: Path):
                 ("code", '# WRONG\nWRONG = {"it": {"nowhere": ""}}'),
                 END,
             ],
-            r"question q1: .*changes 'nowhere'",
+            r"question q1, .*changes 'nowhere'",
         ),
         (
             [BEGIN, ("raw", "# BEGIN TESTS"), ("code", "def test_it(f): ..."), END],
-            r"question q1: .*says nothing of its points",
+            r"question q1, .*says nothing of its points",
         ),
     ],
 )
