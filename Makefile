@@ -1,7 +1,7 @@
 # make help lists what you can do. Every target first sets up what it needs and is quick the second time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup gl browser book test test-long lint lab assignments slides assets clean distclean
+.PHONY: help setup gl browser book pdf test test-long lint lab assignments slides assets clean distclean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -32,6 +32,9 @@ browser: $(READY)
 
 book: setup gl  ## execute the notebooks and render the book (PRESET=laptop)
 	$(BIN)/python book/build.py --preset $(or $(PRESET),laptop)
+
+pdf: book browser  ## print the book to _build/book.pdf
+	$(BIN)/python book/pdf.py
 
 lint: setup
 	$(BIN)/ruff format --check .

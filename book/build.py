@@ -23,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
+import run_times
 import yaml
 from addresses import in_colab
+from run_times import Run, duration
 
 from apv_edu.files import write_atomically
 
@@ -44,24 +46,6 @@ TOOLS = "apv_edu torch numpy matplotlib gymnasium mujoco dm_control metaworld"
 
 class BuildError(RuntimeError):
     """The book could not be built; the message says which step, why, and what helps."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One executed notebook."""
-
-    name: str
-    title: str
-    preset: str
-    seed: int
-    seconds: float
-    """Wall time of the execution, kernel start included."""
-    cpu_seconds: float
-    """Processor time, which busy neighbours do not lengthen."""
-    cores: int
-    command: str
-    """What makes the same figures by hand, in the folder of the book."""
-    versions: dict[str, str]
 
 
 def pages(root: Path) -> list[str]:
@@ -108,7 +92,7 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
     done = cache / f"{notebook.stem}.{preset}.{seed}.{key}.ipynb"
     if done.is_file() and done.with_suffix(".json").is_file():
         seconds = json.loads(done.with_suffix(".json").read_text("utf-8"))["seconds"]
-        print(f"  {notebook.stem}: unchanged, ran {_duration(seconds)}", flush=True)
+        print(f"  {notebook.stem}: unchanged, ran {duration(seconds)}", flush=True)
         return done
     cache.mkdir(parents=True, exist_ok=True)
     print(f"  {notebook.stem}: running at preset {preset} ...", end=" ", flush=True)
@@ -145,7 +129,7 @@ def execute(notebook: Path, *, preset: str, seed: int, cache: Path, root: Path =
             old.unlink(missing_ok=True)
         _write(done.with_suffix(".json"), json.dumps(asdict(run), indent=2) + "\n")
         _write(done, nbformat.writes(page))
-    print(_duration(seconds), flush=True)
+    print(duration(seconds), flush=True)
     return done
 
 
@@ -153,7 +137,9 @@ def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
     """Copy the pages and the executed notebooks to ``source`` and write the run times there."""
     shutil.rmtree(source, ignore_errors=True)
     scripts = [path.name for path in (root / "book").glob("*.py")]
-    ignored = shutil.ignore_patterns("__pycache__", *scripts, "*.sh", ".ipynb_checkpoints")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", *scripts, "*.sh", "pdf.js", "*.csv", ".ipynb_checkpoints"
+    )
     shutil.copytree(root / "book", source / "book", ignore=ignored)
     shutil.copy(root / "_config.yml", source)
     shutil.copy(root / "_toc.yml", source)
@@ -163,15 +149,15 @@ def stage(root: Path, source: Path, executed: list[Path]) -> list[Run]:
         shutil.copy(grid, copy)
     (source / "notebooks").mkdir()
     runs = [Run(**json.loads(path.with_suffix(".json").read_text("utf-8"))) for path in executed]
+    rows = run_times.read(root)
     for run, path in zip(runs, executed, strict=True):
         page = nbformat.read(path, as_version=4)
-        words = f"*This page ran in {_duration(run.seconds)} at the preset `{run.preset}`"
         link = in_colab(f"notebooks/{run.name}.ipynb", root)
         button = f"{{bdg-link-primary}}`Open in Colab <{link}>`"
-        label = f"{words} on {_plural(run.cores, 'core')}.*\n\n{button}"
+        label = f"{run_times.label(run, rows)}\n\n{button}"
         page.cells.insert(1, nbformat.v4.new_markdown_cell(label))
         nbformat.write(page, source / "notebooks" / f"{run.name}.ipynb")
-    _write(source / "book" / "run_times.md", _table(runs))
+    _write(source / "book" / "run_times.md", run_times.table(runs, rows))
     return runs
 
 
@@ -233,8 +219,11 @@ def build(
     out: Path,
     cache: Path | None = None,
     root: Path = ROOT,
+    record: bool = False,
 ) -> Path:
     """Execute, stage and render; return the path of the book's index.html.
+
+    With ``record``, the run times are kept in ``book/run_times.csv`` for other builds to show.
 
     Raises:
         BuildError: naming the step that failed.
@@ -252,13 +241,15 @@ def build(
     runs = stage(root, out / "source", executed)
     if (out / "dream").is_dir():
         shutil.copytree(out / "dream", out / "source/book/style/dream", dirs_exist_ok=True)
+    if record:
+        run_times.record(root, runs)
     _write(out / "run_times.json", json.dumps([asdict(run) for run in runs], indent=2) + "\n")
     account(root, "--out", str(out))
     print("Pages: rendering ...", end=" ", flush=True)
     begin = time.perf_counter()
     render(out / "source", out / "html")
-    print(_duration(time.perf_counter() - begin), flush=True)
-    print(f"The book took {_duration(time.perf_counter() - start)}. Open this file in a browser:")
+    print(duration(time.perf_counter() - begin), flush=True)
+    print(f"The book took {duration(time.perf_counter() - start)}. Open this file in a browser:")
     return out / "html" / "index.html"
 
 
@@ -294,36 +285,11 @@ def _title(page: nbformat.NotebookNode, otherwise: str) -> str:
     return next((line[2:].strip() for line in lines if line.startswith("# ")), otherwise)
 
 
-def _table(runs: list[Run]) -> str:
-    """The run times as a Markdown table, for the set-up page."""
-    lines = ["| chapter | preset | run time |", "| --- | --- | --- |"]
-    for run in runs:
-        link = f"[{run.title}](../notebooks/{run.name}.ipynb)"
-        lines.append(f"| {link} | `{run.preset}` | {_duration(run.seconds)} |")
-    machine = (
-        f"{_plural(runs[0].cores, 'core')}, Python {runs[0].versions['python']}"
-        if runs
-        else "no chapters"
-    )
-    return "\n".join(
-        [*lines, "", f"Measured when this copy of the book was built ({machine}).", ""]
-    )
-
-
 def _complaints(output: str) -> str:
     """The lines of Sphinx's output that say what is wrong, else its end."""
     lines = output.strip().splitlines()
     loud = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error" in line]
     return "\n".join(loud or lines[-25:])
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def _cpu_seconds() -> float:
@@ -345,9 +311,10 @@ def main() -> int:
     parser.add_argument("--preset", choices=PRESETS, default="laptop", help="size of every run")
     parser.add_argument("--seed", type=int, default=0, help="seed of every run")
     parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder for the result")
-    arguments = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="keep the run times in the book")
+    given = parser.parse_args()
     try:
-        print(build(preset=arguments.preset, seed=arguments.seed, out=arguments.out))
+        print(build(preset=given.preset, seed=given.seed, out=given.out, record=given.record))
     except BuildError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

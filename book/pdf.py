@@ -15,7 +15,7 @@ from urllib.parse import unquote, urldefrag
 
 import yaml
 from browser import FLAGS, REMEDY, executable
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NullObject
 
@@ -170,35 +170,30 @@ def number_pages(page: Page, writer: PdfWriter, printed: list[Printed], front: i
         sheet.merge_page(stamp)
 
 
-def make(out: Path, root: Path = ROOT) -> Path:
+def make(browser: Browser, out: Path, root: Path = ROOT) -> Path:
     """Print the book that was built under ``out``.
 
     Raises:
-        PrintError: where there is no built book, or no browser.
+        PrintError: where there is no built book.
     """
     folder = out.resolve() / "html"
     names = parts(root)
     missing = [name for _, name in names if not (folder / f"{name}.html").is_file()]
     if missing:
         raise PrintError(f"There is no {folder / missing[0]}.html: run `make book` first.")
-    with sync_playwright() as playwright:
-        path = executable(playwright)
-        if path is None:
-            raise PrintError(REMEDY)
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(color_scheme="light", viewport={"width": 900, "height": 1200})
-        page.set_default_timeout(120_000)
-        printed = []
-        for part, name in names:
-            print(f"  {name}", flush=True)
-            pdf = print_page(page, folder / f"{name}.html")
-            title, *_ = headings(page, "h1")
-            printed.append(Printed(name, title, part, headings(page, "h2"), pdf))
-        book = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-        front = contents(page, book["title"], printed)
-        writer = join(front, printed, f"{folder.as_uri()}/")
-        number_pages(page, writer, printed, len(front.pages))
-        browser.close()
+    page = browser.new_page(color_scheme="light", viewport={"width": 900, "height": 1200})
+    page.set_default_timeout(120_000)
+    printed = []
+    for part, name in names:
+        print(f"  {name}", flush=True)
+        pdf = print_page(page, folder / f"{name}.html")
+        title, *_ = headings(page, "h1")
+        printed.append(Printed(name, title, part, headings(page, "h2"), pdf))
+    book = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    front = contents(page, book["title"], printed)
+    writer = join(front, printed, f"{folder.as_uri()}/")
+    number_pages(page, writer, printed, len(front.pages))
+    page.close()
     writer.add_metadata({"/Title": book["title"], "/Author": book["author"]})
     writer.page_mode = "/UseOutlines"
     writer.compress_identical_objects()
@@ -215,11 +210,18 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "_build", help="folder of the built book"
     )
-    try:
-        print(make(parser.parse_args().out))
-    except PrintError as error:
-        print(error, file=sys.stderr)
-        return 1
+    out = parser.parse_args().out
+    with sync_playwright() as playwright:
+        path = executable(playwright)
+        if path is None:
+            print(REMEDY, file=sys.stderr)
+            return 1
+        with playwright.chromium.launch(executable_path=path, args=FLAGS) as browser:
+            try:
+                print(make(browser, out))
+            except PrintError as error:
+                print(error, file=sys.stderr)
+                return 1
     return 0
 
 

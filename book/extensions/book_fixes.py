@@ -39,6 +39,13 @@ def let_notebooks_link_to_terms(app: Any, doctree: nodes.document) -> None:
                 slugs[name] = (term.line, name, term.astext())
 
 
+def list_no_module_without_code(app: Any) -> list[Any]:
+    """Stop viewcode from listing ``builtins``, the home of our type aliases, which has no page."""
+    found = getattr(app.env, "_viewcode_modules", {})
+    app.env._viewcode_modules = {name: entry for name, entry in found.items() if entry}
+    return []
+
+
 FOR_SCREEN_READERS = (
     # A name that contradicts the words in the button ...
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
@@ -64,9 +71,10 @@ def mend_pages(app: Any, exception: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Called by Sphinx. Priorities: before napoleon's 500, after the theme."""
+    """Called by Sphinx. Priorities: before napoleon's and viewcode's 500, after the theme."""
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("doctree-read", let_notebooks_link_to_terms)
+    app.connect("html-collect-pages", list_no_module_without_code, priority=400)
     app.connect("build-finished", mend_pages)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

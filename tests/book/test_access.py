@@ -50,6 +50,7 @@ def test_nothing_is_in_a_readers_way(book, page, axe, name):
     opened.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert opened.evaluate(SERIOUS, ["color-contrast"]) == [], "dark"
     opened.set_viewport_size({"width": 390, "height": 844})
+    opened.wait_for_timeout(600)  # the theme's scripts look again half a second after a resize
     assert opened.evaluate(SERIOUS, ["scrollable-region-focusable"]) == [], "phone"
 
 

@@ -164,6 +164,7 @@ def test_links_inside_the_book_lead_somewhere(book):
     identifiers = {
         page: set(re.findall(r'\bid="([^"]+)"', page.read_text("utf-8")))
         for page in book.rglob("*.html")
+        if page.relative_to(book).parts[0] != "_static"  # the theme's templates
     }
     for page in identifiers:
         text = page.read_text("utf-8")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from apv_edu.checkpoint import load
-from apv_edu.cli import parse
 from apv_edu.config import pretrain_config
 from apv_edu.data.readers import read_video
 from apv_edu.data.video import VideoDataset
@@ -75,7 +74,6 @@ def test_messages_that_really_come_have_their_entry(tmp_path):
         lambda: [*read_video(tmp_path / "text.mp4")],
         lambda: VideoDataset.open(tmp_path),
         lambda: read_grid(tmp_path / "grid.toml"),
-        lambda: parse(["pretrain", "data", "--out", "x", "--preset", "huge"]),
         lambda: pretrain_config("smoke", steps=-1),
         lambda: figure_html(np.zeros(3), "A line."),  # pyright: ignore[reportArgumentType]
     ]
