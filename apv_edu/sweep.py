@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from apv_edu.config import check_counts, check_range
 from apv_edu.errors import Busy, InputError
-from apv_edu.files import locked
+from apv_edu.files import locked, remove_leftovers
 from apv_edu.grid import Grid
 from apv_edu.sweep_jobs import FinetuneJob, Job, PretrainJob, do, git_revision, plan
 from apv_edu.sweep_table import MODELS, TABLE, adopt, write_models, write_table
@@ -147,6 +147,7 @@ def sweep(
         bar.set_postfix(left=waiting, failed=failed)
 
     with locked(out), bar:
+        remove_leftovers(out)
         for table in have:
             adopt(Path(table), cells)
         before = sum(job.updates_done() for job in jobs)
