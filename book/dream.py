@@ -27,7 +27,7 @@ from apv_edu.errors import InputError
 from apv_edu.files import write_atomically
 from apv_edu.onnx_export import export_dream
 
-AGENT = "tabletop_reach_agent.safetensors"
+AGENT = "tabletop_dream_agent.safetensors"
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # noqa: E501
 RUNTIME = ("dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm")

@@ -86,7 +86,9 @@ def test_from_files_it_repeats_what_torch_dreams_quickly(book, reader):
     assert page.evaluate(PACE) >= 20  # steps a second, pictures and futures included
 
     name = SCRIPT.read_text("utf-8").partition('AGENT = "')[2].partition('"')[0]
-    model = load_agent(asset_path(name))[0].world_model
+    agent, _ = load_agent(asset_path(name))
+    assert agent.config.variant == "apv"  # a stacked one: its upper storey dreams
+    model = agent.world_model
     generator = torch.Generator().manual_seed(7)
     action = torch.rand(1, 20, 2, generator=generator) * 2 - 1
     noise = gumbel(1, 20, model.size.stoch, model.size.classes, generator=generator)
