@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ PACE = "time/seconds_per_step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(ABC):
     """One piece of work, which ends with its ``done.json``."""
 
     folder: Path
@@ -37,9 +38,9 @@ class Job:
     updates: int = 0
     """Gradient steps that it takes."""
 
+    @abstractmethod
     def work(self, threads: int, command: str) -> dict[str, Any]:
         """Do it, or what is left of it; what it returns goes into ``done.json``."""
-        raise NotImplementedError
 
     def done(self) -> dict[str, Any] | None:
         """What ``done.json`` says, or None if there is none.

@@ -30,12 +30,11 @@ import nbformat
 import run_times
 import yaml
 from addresses import in_colab
-from run_times import Run, duration
+from run_times import PRESETS, Run, duration
 
 from apv_edu.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-PRESETS = ("smoke", "laptop", "colab", "paper")
 ACCOUNT = Path(__file__).with_name("reproducibility.py")
 """Makes the page of the same name, in a book that has it."""
 DREAM = Path(__file__).with_name("dream.py")

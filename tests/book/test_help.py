@@ -74,6 +74,7 @@ def test_messages_that_really_come_have_their_entry(tmp_path):
         lambda: [*read_video(tmp_path / "text.mp4")],
         lambda: VideoDataset.open(tmp_path),
         lambda: read_grid(tmp_path / "grid.toml"),
+        lambda: pretrain_config("huge"),
         lambda: pretrain_config("smoke", steps=-1),
         lambda: figure_html(np.zeros(3), "A line."),  # pyright: ignore[reportArgumentType]
     ]

@@ -47,5 +47,14 @@ def test_the_page_shows_its_own_time_and_the_others(tmp_path):
     assert "A dash: not measured." in table and "on 2 cores" in table
 
 
+def test_a_preset_without_a_column_gets_one_once_it_is_measured(tmp_path):
+    (tmp_path / "book").mkdir()
+    assert "`paper`" not in run_times.table([RUN], [])
+    run_times.record(tmp_path, [replace(RUN, preset="paper", seconds=9), RUN])
+    assert [row["preset"] for row in run_times.read(tmp_path)] == ["laptop", "paper"]
+    table = run_times.table([RUN], run_times.read(tmp_path))
+    assert "| `colab` | `paper` |" in table and "| – | **1 min 15 s** | – | 9 s |" in table
+
+
 def test_a_book_without_chapters():
     assert "no chapters" in run_times.table([], [])
