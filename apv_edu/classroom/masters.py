@@ -11,6 +11,7 @@ Names in capitals that a DRAW cell sets are put into the other code cells as lit
 cells take them as ``{{NAME}}``. A DRAW cell that follows the solution may call it.
 """
 
+import ast
 import copy
 import pprint
 import random
@@ -29,6 +30,10 @@ DRAWN = re.compile(r"[A-Z][A-Z0-9_]+")
 MARKS = {"BEGIN", "END", "TEST", "CONFIG", "SOLUTION", "FORM", "WRONG"}
 """Words of the format, which stay as they are."""
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
+DECIDED = (ast.Constant, ast.Compare, ast.cmpop, ast.UnaryOp, ast.Not, ast.BoolOp, ast.boolop)
+"""What a condition is made of whose value is known without running anything."""
+ATOMS = (ast.Constant, ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Tuple, ast.List)
+"""What needs no parenthesis of its own."""
 
 
 class Draw(random.Random):
@@ -219,7 +224,28 @@ def _literals(source: str, space: dict[str, Any]) -> str:
     if not drawn:
         return source
     names = "|".join(sorted(drawn, key=len, reverse=True))
-    return re.sub(rf"\b({names})\b", lambda found: _literal(space[found[1]]), source)
+    filled = re.sub(rf"\b({names})\b", lambda found: _literal(space[found[1]]), source)
+    return filled if filled == source else _settle(filled)
+
+
+def _settle(source: str) -> str:
+    """``source`` without the choices ``a if True else b`` that a draw has already made."""
+    code = source.encode()  # ast counts bytes
+    starts = [0, *(found.end() for found in re.finditer(b"\n", code))]
+
+    def span(node: ast.expr) -> tuple[int, int]:
+        end = starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0)
+        return starts[node.lineno - 1] + node.col_offset, end
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.IfExp) and all(isinstance(n, DECIDED) for n in ast.walk(node.test)):
+            kept = node.body if eval(ast.unparse(node.test)) else node.orelse
+            (start, end), (first, last) = span(node), span(kept)
+            around = re.compile(rb"(?<![\w\])])\($").search(code[:start])  # no call's parenthesis
+            if around and code[end : end + 1] == b")" and isinstance(kept, ATOMS):
+                start, end = start - 1, end + 1
+            return _settle((code[:start] + code[first:last] + code[end:]).decode())
+    return source
 
 
 def _literal(value: Any) -> str:

@@ -1,11 +1,13 @@
 """Every question, drawn with several seeds: right answers are right, and wrong ones cost marks."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from answers import NAMES, master, score
 
+from apv_edu.classroom import masters
 from apv_edu.classroom.masters import Code, Draw, draw_assignment, list_masters
 from apv_edu.errors import InputError
 
@@ -53,10 +55,30 @@ def test_questions_read_well(name: str):
             continue
         body = question.solution.split("# BEGIN SOLUTION\n")[1].split("# END SOLUTION")[0]
         assert 2 <= len([line for line in body.splitlines() if line.strip()]) <= 10, question.name
+        for test in question.tests:
+            assert test.hidden or not re.search(r"\bif (not )?(True|False|')", test.source)
         seen = sum(test.points for test in question.tests if not test.hidden)
         hidden = [test.points for test in question.tests if test.hidden]
         assert 0 < seen <= question.points / 3
         assert max(hidden) >= question.points / 2 and len(hidden) >= 2
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"),
+    [
+        ("y = f(x if True else x.T, 1)", "y = f(x, 1)"),
+        ("y = f(x if False else x.T)", "y = f(x.T)"),
+        ("y = z[0 if not True else 1]", "y = z[1]"),
+        ("'é', 2 * (1 if 'a' == 'b' else 1 - 0.1)", "'é', 2 * (1 - 0.1)"),
+        ("y == ((1, 3) if True else (3, 1))", "y == (1, 3)"),
+        ("y = (a if True else (b if False else c)) + 1", "y = a + 1"),
+        ("y = (a if False else (b if False else c)) + 1", "y = c + 1"),
+        ("y = a if True in b else c", "y = a if True in b else c"),
+        ("y = (\n    a\n    if True\n    else b\n)", "y = (\n    a\n)"),
+    ],
+)
+def test_a_choice_that_is_made_is_not_shown(code: str, kept: str):
+    assert masters._settle(code) == kept
 
 
 @pytest.mark.parametrize("name", NAMES)
