@@ -19,7 +19,8 @@ from apv_edu.config import check_counts, check_range
 from apv_edu.errors import Busy, InputError
 from apv_edu.files import locked, remove_leftovers
 from apv_edu.grid import Grid
-from apv_edu.sweep_jobs import FinetuneJob, Job, PretrainJob, do, git_revision, plan
+from apv_edu.sweep_jobs import FinetuneJob, Job, PretrainJob, do, git_revision
+from apv_edu.sweep_plan import plan
 from apv_edu.sweep_table import MODELS, TABLE, adopt, write_models, write_table
 
 RETRIES = 20

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from apv_edu.config import PretrainConfig
 from apv_edu.envs import tells_success
 from apv_edu.errors import InputError
 from apv_edu.files import write_atomically
-from apv_edu.grid import Cell, Grid
+from apv_edu.grid import Cell
 
 DONE = "done.json"
 PACE = "time/seconds_per_step"
@@ -51,16 +51,17 @@ class Job(ABC):
         path = self.folder / DONE
         try:
             story = json.loads(path.read_bytes())
-            before = story["settings"]
+            before = dict(story["settings"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}): delete it, and run again.") from error
-        differing = _differing(before, json.loads(json.dumps(self.settings)))
-        if differing:
+        if before != (now := json.loads(json.dumps(self.settings))):
+            from apv_edu.checkpoint import differences
+
             raise InputError(
-                f"{self.folder} was made with other settings ({', '.join(differing)}): choose a "
-                "new folder for the sweep, or put the grid back as it was."
+                f"{self.folder} was made with other settings ({differences(before, now)}): choose "
+                "a new folder for the sweep, or put the grid back as it was."
             )
         return story
 
@@ -179,69 +180,6 @@ class FinetuneJob(Job):
         return self.cell.config.updates_due(step)
 
 
-def plan(grid: Grid, out: Path) -> list[Job]:
-    """All jobs of ``grid``, those that others need first.
-
-    Raises:
-        InputError: when a folder of videos is missing.
-    """
-    jobs: dict[Path, Job] = {}
-    for cell in grid.cells:
-        folder = out / "runs" / cell.task.replace(":", "_") / cell.method / str(cell.seed)
-        needs: tuple[Path, ...] = ()
-        settings = {"task": cell.task, "seed": cell.seed, **asdict(cell.config)}
-        if cell.pretrain is not None:
-            pretraining = grid.pretrainings[cell.pretrain]
-            model = cell.seed % pretraining.seeds if pretraining.seeds else cell.seed
-            settings["pretrain"] = f"{cell.pretrain}/{model}"
-            needs = (_pretrain(grid, cell.pretrain, model, out, jobs),)
-        updates = cell.config.updates_due(cell.config.steps)
-        jobs[folder] = FinetuneJob(
-            folder=folder, settings=settings, needs=needs, updates=updates, cell=cell
-        )
-    return list(jobs.values())
-
-
-def _pretrain(grid: Grid, name: str, seed: int, out: Path, jobs: dict[Path, Job]) -> Path:
-    """Add the jobs that make a video model; the folder that will hold it."""
-    folder, packed = out / "models" / name / str(seed), out / "datasets" / name
-    if folder in jobs:
-        return folder
-    pretraining = grid.pretrainings[name]
-    config, sources, needs = pretraining.config, [], []
-    for source in pretraining.videos:
-        if source not in grid.videos:
-            if not Path(source).exists():
-                raise InputError(
-                    f"pretrain.{name}: there is no [videos.{source}] and no folder {source}: "
-                    "declare the videos, or mend the name."
-                )
-            sources.append(Path(source).resolve())
-            continue
-        recorded = out / "videos" / source
-        options = {"image_size": config.model.image_size, **grid.videos[source]}
-        jobs.setdefault(recorded, RecordJob(folder=recorded, settings=options))
-        sources.append(recorded / "videos")
-        needs.append(recorded)
-    packing = {
-        "videos": list(pretraining.videos),
-        "image_size": config.model.image_size,
-        "stride": pretraining.stride,
-        "min_length": max(config.sequence_length, config.context + config.horizon),
-    }
-    pack = PackJob(folder=packed, settings=packing, needs=tuple(needs), sources=tuple(sources))
-    jobs.setdefault(packed, pack)
-    jobs[folder] = PretrainJob(
-        folder=folder,
-        settings={"seed": seed, "videos": list(pretraining.videos), **asdict(config)},
-        needs=(packed,),
-        updates=config.steps,
-        config=config,
-        seed=seed,
-    )
-    return folder
-
-
 def do(job: Job, threads: int, command: str, revision: str) -> None:
     """Do ``job`` and say so in its ``done.json``; nothing, where that is there already.
 
@@ -310,17 +248,6 @@ def git_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return told.stdout.strip()
-
-
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differing(old, new, f"{place}{key}.")
-        elif old != new:
-            found.append(f"{place}{key}")
-    return found
 
 
 def _last_step(path: Path) -> int:

@@ -25,7 +25,7 @@ def make_table(path: Path, cells: list[Cell], apv: float) -> None:
     """Runs that climb to 30, those of the whole method to ``apv``, give or take one."""
     rows = []
     for cell in cells:
-        whole = cell.method in ("APV", "APV (locomotion)")
+        whole = cell.method in ("APV", "APV (Locomotion)")
         top = (apv if whole else 30) + np.random.default_rng(cell.seed).normal()
         for k in range(1, STEPS + 1):
             value = 10 + (top - 10) * k / STEPS
@@ -102,9 +102,9 @@ def test_another_table_changes_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         for name, apv in (("metaworld", 40), ("locomotion", 20)):
             cells = list(read_grid(ASSETS / "results" / f"{name}.toml").cells)
             make_table(table.with_name(f"{name}.csv"), cells, apv)
-        said = run(*reading, "def curve_rows", "margins = {", "show_beside(")
+        said = run(*reading, "def curve_rows", "show_beside(")
         assert "metaworld: 2 differences are planned, 2 have a word\n" in said
         assert "by the return, area: APV - DreamerV2 +" in said
         assert "metaworld, APV, area of the return: +" in said
-        assert "locomotion, APV (locomotion), area of the return: -" in said
-        assert "locomotion, APV (manipulation), end of the return: " in said
+        assert "locomotion, APV (Locomotion), area of the return: -" in said
+        assert "locomotion, APV (Manipulation), last evaluation of the return: " in said

@@ -10,7 +10,8 @@ from apv_edu.errors import Busy, InputError
 from apv_edu.files import locked
 from apv_edu.grid import Grid, read_grid
 from apv_edu.sweep import sweep
-from apv_edu.sweep_jobs import DONE, FinetuneJob, plan
+from apv_edu.sweep_jobs import DONE, FinetuneJob
+from apv_edu.sweep_plan import plan
 from apv_edu.sweep_table import COLUMNS, adopt, write_table
 
 TIMINGS = ("wall_seconds", "cpu_seconds")
@@ -109,7 +110,10 @@ def test_a_changed_grid_is_refused_by_what_was_done_under_the_old(swept):
     out, grid = swept
     first, *others = grid.cells
     changed = replace(first, config=replace(first.config, batch_size=3, steps=120))
-    with pytest.raises(InputError, match=r"other settings \(batch_size, steps\)"):
+    with pytest.raises(
+        InputError,
+        match=r"other settings \(batch_size: \d+ there, 3 now; steps: \d+ there, 120 now\)",
+    ):
         sweep(replace(grid, cells=(changed, *others)), out, progress=False)
 
 

@@ -241,7 +241,7 @@ def _settle(source: str) -> str:
         if isinstance(node, ast.IfExp) and all(isinstance(n, DECIDED) for n in ast.walk(node.test)):
             kept = node.body if eval(ast.unparse(node.test)) else node.orelse
             (start, end), (first, last) = span(node), span(kept)
-            around = re.compile(rb"(?<![\w\])])\($").search(code[:start])  # no call's parenthesis
+            around = re.search(rb"(?<![\w\])])\($", code[:start])  # no call's parenthesis
             if around and code[end : end + 1] == b")" and isinstance(kept, ATOMS):
                 start, end = start - 1, end + 1
             return _settle((code[:start] + code[first:last] + code[end:]).decode())
