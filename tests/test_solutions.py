@@ -21,7 +21,7 @@ def unfold(path: Path, preset: str) -> tuple[nbformat.NotebookNode, int]:
     cells = []
     for cell in notebook.cells:
         if cell.metadata.get("tags") == ["parameters"]:
-            cell.source = f'PRESET, SEED = "{preset}", 0'
+            cell.source = cell.source.replace('PRESET = "laptop"', f'PRESET = "{preset}"')
         cells.append(cell)
         if cell.cell_type == "markdown":
             blocks = BLOCK.findall("".join(SOLUTION.findall(cell.source)))
