@@ -5,6 +5,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -16,12 +18,10 @@ PATIENCE = 900
 
 def unfold(path: Path, preset: str) -> tuple[nbformat.NotebookNode, int]:
     """The chapter with the code of its solutions as cells, and how many these are."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = parameterize_notebook(load_notebook_node(str(path)), {"PRESET": preset})
     before = len(notebook.cells)
     cells = []
     for cell in notebook.cells:
-        if cell.metadata.get("tags") == ["parameters"]:
-            cell.source = cell.source.replace('PRESET = "laptop"', f'PRESET = "{preset}"')
         cells.append(cell)
         if cell.cell_type == "markdown":
             blocks = BLOCK.findall("".join(SOLUTION.findall(cell.source)))
