@@ -231,6 +231,9 @@ def _story(path: Path) -> tuple[str, Facts]:
     columns = set(rows[0]) if rows else set()
     if {"task", "seed", "cpu_seconds"} <= columns:
         return "", _of_runs(rows)
+    if {"model", "seed", "clock_seconds"} <= columns:
+        seeds = _ranges({int(row["seed"]) for row in rows})
+        return "", Facts(seeds, wall_seconds=sum(float(row["clock_seconds"]) for row in rows))
     if columns == {"step", "name", "value"}:
         return "", _of_training(rows)
     return "", Facts()
@@ -269,8 +272,10 @@ def _of_training(rows: list[dict[str, str]]) -> Facts:
 
 
 def _merge(first: Facts, second: Facts) -> Facts:
-    """``first``, with what it lacks from ``second``."""
+    """``first``, with what it lacks from ``second``; what has a cost of its own borrows none."""
     known = {name: value for name, value in vars(first).items() if value not in ("", None)}
+    if {"cpu_seconds", "wall_seconds"} & known.keys():
+        second = replace(second, cpu_seconds=None, wall_seconds=None)
     return replace(second, **known)
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "model.safetensors": "",
     "results/grid.toml": "",
     "results/toy.csv": "apv-edu sweep grid.toml --out runs/toy",
+    "results/toy_models.csv": "apv-edu sweep grid.toml --out runs/toy && cp models.csv assets/",
     "speed_data.csv": "python -m apv_edu.bench data --seed 5",
     "speed_machine.csv": "python -m apv_edu.bench data",
 }
@@ -111,6 +112,7 @@ def root(tmp_path: Path) -> Path:
         "30,time/seconds_per_step,0.5\n",
         "results/grid.toml": "seeds = 4\n",
         "results/toy.csv": SWEEP,
+        "results/toy_models.csv": "model,seed,updates,clock_seconds\npush,0,9,600\npush,1,9,660\n",
         "speed_data.csv": "videos,gb\n5,1\n",
         "speed_machine.csv": "cpu,cores\nA fast one,2\n",
     }
@@ -207,7 +209,10 @@ def test_costs_and_seeds_come_from_the_files(script, out, root):
     toy = table["results/toy.csv"]
     assert float(toy["cpu_seconds"]) == 3000.5 + 2000 + 2199.5
     assert toy["seed"] == "0-1, 3" and toy["revision"] == "abc, abd"
-    assert toy["versions"] == "torch 2.8 / torch 2.9"
+    assert toy["versions"] == "torch 2.8 / torch 2.9" and toy["wall_seconds"] == ""
+    models = table["results/toy_models.csv"]  # of the same sweep, with a cost and seeds of its own
+    assert (models["cpu_seconds"], float(models["wall_seconds"])) == ("", 1260)
+    assert models["seed"] == "0-1" and models["versions"] == toy["versions"]
     for name in ("model.safetensors", "curve.csv"):  # of one run, so they lend each other
         assert float(table[name]["wall_seconds"]) == 10 * 2 + 20 * 0.5
         assert table[name]["cpu_seconds"] == "" and table[name]["seed"] == "4"
@@ -218,6 +223,7 @@ def test_costs_and_seeds_come_from_the_files(script, out, root):
     assert clips["cpu_seconds"] == clips["wall_seconds"] == clips["seed"] == clips["versions"] == ""
     page = (out / "source" / "book" / "reproducibility.md").read_text()
     assert "<br>2.0 h</td>" in page and "<br>30 s, clock</td>" in page
+    assert "<br>21 min, clock</td>" in page
     assert "<br>not recorded</td>" in page and "1 min of processor time" in page
 
 
